@@ -1,0 +1,1 @@
+"""The pyramid memory bank: blocks, tiers, levels and retrieval. Knows nothing of pixels, models or text."""

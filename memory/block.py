@@ -1,0 +1,132 @@
+"""Block: one clip's tokens as the model keeps them, the unit of memory.
+
+This module knows nothing of pixels, models or questions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+
+class TokenKind(IntEnum):
+    """What a token is. Timestamps and markers live or die with their frame and are never merged."""
+
+    VISION = 0
+    TIMESTAMP = 1
+    MARKER = 2
+
+
+class Tier(IntEnum):
+    """Where bytes live, fastest first."""
+
+    DEVICE = 0
+    HOST = 1
+    DISK = 2
+
+
+@dataclass(frozen=True)
+class BlockShape:
+    """What all blocks of one model share: `kv` is [L, 2, K, N, D] of `dtype`."""
+
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    dtype: torch.dtype
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of one token's keys and values over all layers."""
+        return self.num_layers * 2 * self.num_kv_heads * self.head_dim * self.dtype.itemsize
+
+    @property
+    def representative_bytes(self) -> int:
+        """Bytes of one block's representative, [L, K, D] float16."""
+        return self.num_layers * self.num_kv_heads * self.head_dim * 2
+
+
+@dataclass(frozen=True, eq=False)
+class BlockMeta:
+    """All of a block but its tensors of keys and values.
+
+    Attributes:
+        id: rises with every block made, never used twice in a memory.
+        level: 0 is full detail; higher levels stand for more frames with fewer tokens.
+        start_seconds, end_seconds: times of its first and last frame on the stream's clock.
+        epoch_seconds: wall-clock (Unix) time of the stream's zero, None where unknown.
+        weight: how many frames it stands for.
+        kinds: [N] uint8 `TokenKind`.
+        seconds: [N] float64, the time of each token's frame.
+        positions: [A, N] int64, relative to where the block is placed.
+        advance: [A] int64: what follows is placed this much further.
+        start: [A] int64, where it was placed when it was encoded.
+        picture_seconds: time of the frame in its picture (NaN for none).
+    """
+
+    id: int
+    level: int
+    start_seconds: float
+    end_seconds: float
+    epoch_seconds: float | None
+    weight: float
+    kinds: Tensor
+    seconds: Tensor
+    positions: Tensor
+    advance: Tensor
+    start: Tensor
+    picture_seconds: float = float("nan")
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens N."""
+        return int(self.kinds.shape[0])
+
+    def __repr__(self) -> str:
+        span = f"{self.start_seconds:.2f}..{self.end_seconds:.2f} s"
+        return f"BlockMeta({self.id}, level {self.level}, {span}, {self.num_tokens} tokens)"
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Keys (un-rotated) and values of one clip, with its metadata. Immutable: a changed block is a new one.
+
+    Attributes:
+        meta: see `BlockMeta`.
+        kv: [L, 2, K, N, D], keys at index 0 and un-rotated, so that they can be placed anywhere.
+        representative: [L, K, D] float16, the mean un-rotated key.
+        picture: JPEG of the frame that stands for it, b"" for none.
+    """
+
+    meta: BlockMeta
+    kv: Tensor
+    representative: Tensor
+    picture: bytes = b""
+
+    def __post_init__(self) -> None:
+        layers, two, heads, tokens, dim = self.kv.shape
+        assert two == 2 and tokens == self.meta.num_tokens, f"kv {list(self.kv.shape)} of {self.meta}"
+        assert self.representative.shape == (layers, heads, dim), f"representative {list(self.representative.shape)}"
+        assert self.representative.dtype == torch.float16, f"representative {self.representative.dtype}"
+
+    def __repr__(self) -> str:
+        return f"Block({self.meta}, kv {list(self.kv.shape)} {self.kv.dtype}, picture {len(self.picture)} bytes)"
+
+
+def prefix_until(meta: BlockMeta, seconds: float) -> BlockMeta:
+    """The part of a detail block whose frames are no later than `seconds`; its kv is cut to the same length.
+
+    Causal attention makes the prefix exact: its keys and values never saw the later frames.
+    """
+    assert meta.level == 0, f"only detail blocks have prefixes, not {meta}"
+    keep = int((meta.seconds <= seconds).sum())
+    assert 0 < keep <= meta.num_tokens, f"{meta} has no frame up to {seconds} s"
+    kept = meta.seconds[:keep]
+    advance = meta.advance if keep == meta.num_tokens else meta.positions[:, keep].clone()
+    frames = len(torch.unique(kept))
+    return replace(
+        meta, end_seconds=float(kept.max()), weight=float(frames), kinds=meta.kinds[:keep], seconds=kept,
+        positions=meta.positions[:, :keep], advance=advance,
+    )
