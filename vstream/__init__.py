@@ -12,9 +12,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vstream.answer import Answer, Evidence
     from vstream.config import Config, DecodeOptions
     from vstream.engine import Engine
-    from vstream.session import Answer, Evidence, Session
+    from vstream.session import Session
     from vstream.sources import PushSource
     from vstream.types import Frame
 
@@ -22,11 +23,11 @@ __version__ = "0.1.0"
 __all__ = ["Answer", "Config", "DecodeOptions", "Engine", "Evidence", "Frame", "PushSource", "Session"]
 
 _OWNER = {
-    "Answer": "session",
+    "Answer": "answer",
     "Config": "config",
     "DecodeOptions": "config",
     "Engine": "engine",
-    "Evidence": "session",
+    "Evidence": "answer",
     "Frame": "types",
     "PushSource": "sources",
     "Session": "session",

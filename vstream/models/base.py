@@ -36,8 +36,8 @@ class Question:
 class Adapter(ABC):
     """One loaded model behind the calls that a session makes.
 
-    Subclasses set the attributes below and write the abstract methods. All methods are called from one thread, under
-    `torch.inference_mode()`, and change nothing in the adapter.
+    Subclasses set the attributes below and write the abstract methods. All methods are called under
+    `torch.inference_mode()` and change nothing in the adapter; all but `question` from one thread only.
 
     Attributes:
         name: what the user calls the model.
@@ -48,6 +48,7 @@ class Adapter(ABC):
         eos_ids: token ids that end an answer.
         image_side: longest side, in pixels, that pictures should be brought to while decoding.
         max_positions: trained length; no position shown to the model reaches it.
+        max_frame_tokens: most tokens that one frame takes, the text around it included.
         num_axes: rotary axes A.
     """
 
@@ -58,6 +59,7 @@ class Adapter(ABC):
     eos_ids: frozenset[int]
     image_side: int
     max_positions: int
+    max_frame_tokens: int
     num_axes: int = 1
 
     @abstractmethod
@@ -120,9 +122,9 @@ class Adapter(ABC):
         return next(self.decoder.parameters()).device
 
     def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Rotary tables (cos, sin), each [1, N, D], for positions [A, N], from the model's own `rotary_emb`."""
-        probe = torch.empty(1, dtype=self.dtype, device=self.device)
-        cos, sin = self.decoder.rotary_emb(probe, self.position_ids(positions))  # type: ignore[operator]
+        """Rotary tables (cos, sin), each [1, N, D], for positions [A, N], in float32 or better, by the model's `rotary_emb`."""
+        probe = torch.empty(1, dtype=torch.promote_types(self.dtype, torch.float32), device=self.device)
+        cos, sin = self.decoder.rotary_emb(probe, self.position_ids(positions.to(self.device)))
         return cos, sin
 
     def rotate(self, keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -138,7 +140,7 @@ class Adapter(ABC):
     def forward(self, embeds: Tensor, positions: Tensor, cache: Any, **kwargs: Any) -> Tensor:
         """Hidden states [N, E] of embeddings [N, E] at positions [A, N]; the cache is extended in place."""
         out = self.decoder(
-            inputs_embeds=embeds[None], position_ids=self.position_ids(positions), past_key_values=cache,
+            inputs_embeds=embeds[None], position_ids=self.position_ids(positions.to(self.device)), past_key_values=cache,
             use_cache=True, **kwargs,
         )
         hidden: Tensor = out.last_hidden_state[0]

@@ -1,0 +1,141 @@
+"""What a block costs and how the budgets are split, worked out once when a store opens.
+
+This module allocates nothing and knows nothing of blocks that exist.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vstream.memory.block import BlockShape, Tier
+from vstream.memory.records import PAGE_BYTES, PAGE_CHARGE, meta_bytes, num_pages
+from vstream.memory.slab import slots_for
+
+FIXED_DISK_BYTES = 16 * PAGE_BYTES
+"""Disk budget kept for the files beside data.mdb and for LMDB's own meta pages."""
+COMMIT_BLOCKS = 3
+"""Largest blocks that one commit may add at the edge of the capacity: copy-on-write needs new pages before old ones."""
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """The bytes given for each tier (0: the tier keeps no blocks) and what is to be kept in them.
+
+    Attributes:
+        shape: of all blocks.
+        tiers: bytes by tier.
+        max_block_tokens: tokens of the largest block.
+        slot_tokens: tokens per slot of a slab.
+        max_state_bytes: the session's state never gets larger.
+    """
+
+    shape: BlockShape
+    tiers: dict[Tier, int]
+    max_block_tokens: int
+    slot_tokens: int
+    max_state_bytes: int
+
+    def __post_init__(self) -> None:
+        for tier, given in self.tiers.items():
+            if given < 0:
+                raise ValueError(f"{_name(tier)} must be >= 0, got {given}")
+        if not any(self.tiers.values()):
+            raise ValueError(
+                "device_bytes, host_bytes and disk_bytes are all 0; give one of them bytes to keep memory in"
+            )
+        for name in ("max_block_tokens", "slot_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        largest, given = self._record_bytes(self.max_block_tokens), self.tiers[self.home]
+        if self.capacity_bytes < largest:
+            raise ValueError(
+                f"{_name(self.home)}={given} cannot hold one block of {self.max_block_tokens} tokens; "
+                f"give at least {self.needed_bytes(largest)}"
+            )
+        if self.max_blocks < 1:
+            raise ValueError(
+                f"{_name(Tier.DEVICE)}={self.tiers[Tier.DEVICE]} cannot hold one block's representative; "
+                f"give at least {self._row_bytes}"
+            )
+
+    @property
+    def home(self) -> Tier:
+        """The lowest tier with a budget: where every block lives."""
+        return max(tier for tier, given in self.tiers.items() if given)
+
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of one slot."""
+        return self.slot_tokens * self.shape.bytes_per_token
+
+    @property
+    def capacity_bytes(self) -> int:
+        """The most that all blocks together may be charged at home.
+
+        On disk 85% of the map, or all but what a commit's copy-on-write needs where that is less; in a slab its slots.
+        """
+        if self.home is not Tier.DISK:
+            return self.tiers[self.home] // self._home_slot_bytes * self.slot_bytes
+        room = self.tiers[Tier.DISK] - FIXED_DISK_BYTES - self._state_bytes
+        return max(0, min(room * 85 // 100, room - COMMIT_BLOCKS * self._record_bytes(self.max_block_tokens)))
+
+    @property
+    def max_blocks(self) -> int:
+        """Most blocks at once: bounded by the home, and by the device bytes that their representatives may take."""
+        by_home = self.capacity_bytes // self._record_bytes(1)
+        device = self.tiers[Tier.DEVICE]
+        if self.home is Tier.DEVICE or not device:
+            return by_home
+        return min(by_home, (device // 2 if self._fits_cache(device - device // 2) else device) // self._row_bytes)
+
+    def slots(self, tier: Tier) -> int:
+        """Slots of a tier's slab; 0 where it keeps no blocks or is a cache too small for the largest one."""
+        given = self.tiers[tier]
+        if tier is self.home:
+            return self.capacity_bytes // self.slot_bytes
+        cache = given - self.max_blocks * self._row_bytes if tier is Tier.DEVICE else given * 15 // 16
+        return cache // self.slot_bytes if given and self._fits_cache(cache) else 0
+
+    def charge(self, num_tokens: int, picture_bytes: int = 0) -> int:
+        """Bytes a block counts at home: its own, at least a share so large that `max_blocks` is never exceeded."""
+        share = -(-self.capacity_bytes // self.max_blocks)
+        return max(self._record_bytes(num_tokens, picture_bytes), share)
+
+    def needed_bytes(self, used: int) -> int:
+        """The smallest home budget whose capacity is at least `used`."""
+        if self.home is not Tier.DISK:
+            return -(-used // self.slot_bytes) * self._home_slot_bytes
+        room = max(-(-used * 100 // 85) + 1, used + COMMIT_BLOCKS * self._record_bytes(self.max_block_tokens))
+        return room + FIXED_DISK_BYTES + self._state_bytes
+
+    def _record_bytes(self, num_tokens: int, picture_bytes: int = 0) -> int:
+        """Bytes that a block with its metadata, representative and picture takes at home, at most."""
+        metadata = meta_bytes(num_tokens)
+        if self.home is Tier.DISK:
+            parts = [num_tokens * self.shape.bytes_per_token, metadata + self.shape.representative_bytes]
+            parts += [picture_bytes] if picture_bytes else []
+            return sum(map(num_pages, parts)) * PAGE_CHARGE
+        row = self._row_bytes if self.home is Tier.DEVICE else 0
+        return slots_for(num_tokens, self.slot_tokens) * self.slot_bytes + metadata + row + picture_bytes
+
+    def _fits_cache(self, given: int) -> bool:
+        return given // self.slot_bytes >= slots_for(self.max_block_tokens, self.slot_tokens)
+
+    @property
+    def _row_bytes(self) -> int:
+        """A representative's row, and half a row more for the old table while it grows."""
+        return self.shape.representative_bytes * 3 // 2
+
+    @property
+    def _home_slot_bytes(self) -> int:
+        """A home slot and, on the device, the representative that a block in it may have."""
+        return self.slot_bytes + (self._row_bytes if self.home is Tier.DEVICE else 0)
+
+    @property
+    def _state_bytes(self) -> int:
+        """The old state and the new one on disk, and the tree and free-list pages of a commit."""
+        return (2 * num_pages(self.max_state_bytes) + 32) * PAGE_CHARGE
+
+
+def _name(tier: Tier) -> str:
+    return f"{tier.name.lower()}_bytes"

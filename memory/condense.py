@@ -1,0 +1,107 @@
+"""Condensing: fewer tokens that stand for the same frames. Knows nothing of budgets or of where bytes lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from vstream.memory.block import Block, BlockMeta, TokenKind
+
+
+def condense(blocks: Sequence[Block], *, block_id: int, level: int, max_vision_tokens: int) -> Block:
+    """One block that stands for all of `blocks`, with at most `max_vision_tokens` vision tokens.
+
+    The heaviest block's most typical frame is kept with its timestamp and markers; its vision tokens become prototypes,
+    and every other vision token is averaged, by the frames it stands for, into the prototype nearest to it. Text tokens
+    of other frames go. Weights add up and the time range covers all.
+
+    Args:
+        blocks: one or more, in time order, with the same number of rotary axes.
+    """
+    keeper = max(blocks, key=lambda block: block.meta.weight)
+    frame = _typical_frame(keeper)
+    order = torch.nonzero(keeper.meta.seconds == frame)[:, 0]
+    kinds = keeper.meta.kinds[order]
+    groups = _vision_groups(order[kinds == TokenKind.VISION], max_vision_tokens)
+    seeds = torch.stack([keeper.kv[:, :, :, group].float().mean(dim=3) for group in groups], dim=3)
+    prototypes = _absorb(seeds, blocks)
+
+    kept_kv, kept_kinds, group_of = [], [], {int(group[0]): i for i, group in enumerate(groups)}
+    for token, kind in zip(order.tolist(), kinds.tolist(), strict=True):
+        if kind != TokenKind.VISION:
+            kept_kv.append(keeper.kv[:, :, :, token])
+            kept_kinds.append(kind)
+        elif token in group_of:
+            kept_kv.append(prototypes[:, :, :, group_of[token]].to(keeper.kv.dtype))
+            kept_kinds.append(kind)
+    kv = torch.stack(kept_kv, dim=3)
+    meta = _merged_meta([block.meta for block in blocks], keeper.meta, block_id, level, frame, kept_kinds)
+    return Block(meta, kv, _mean_representative(blocks), keeper.picture)
+
+
+def _typical_frame(block: Block) -> float:
+    """Time of the frame whose vision keys are nearest to the block's mean."""
+    vision = block.meta.kinds == TokenKind.VISION
+    frames = torch.unique(block.meta.seconds[vision]).tolist()
+    mean = block.kv[:, 0][:, :, vision].float().mean(dim=2).flatten()
+    keys = [block.kv[:, 0][:, :, vision & (block.meta.seconds == s)].float().mean(dim=2).flatten() for s in frames]
+    closeness = torch.stack([torch.cosine_similarity(key, mean, dim=0) for key in keys])
+    return float(frames[int(closeness.argmax())])
+
+
+def _vision_groups(tokens: Tensor, at_most: int) -> list[Tensor]:
+    """Token indices split into at most so many runs of neighbours."""
+    return list(torch.tensor_split(tokens, min(at_most, len(tokens))))
+
+
+def _absorb(seeds: Tensor, blocks: Sequence[Block]) -> Tensor:
+    """Averages every vision token of `blocks` into the nearest of `seeds` [L, 2, K, P, D] float32."""
+    tokens = torch.cat([block.kv[:, :, :, block.meta.kinds == TokenKind.VISION].float() for block in blocks], dim=3)
+    weights = torch.cat([_token_weights(block.meta) for block in blocks]).to(tokens.device)
+    nearest = (_flat_keys(tokens) @ _flat_keys(seeds).T).argmax(dim=1)
+    share = torch.nn.functional.one_hot(nearest, seeds.shape[3]).float() * weights[:, None]  # [N, P]
+    total = share.sum(dim=0)
+    means = torch.einsum("lckng,np->lckpg", tokens, share) / total.clamp_min(1e-9)[:, None]
+    return torch.where((total > 0)[:, None], means, seeds)
+
+
+def _flat_keys(kv: Tensor) -> Tensor:
+    """Unit vectors [N, L*K*D] of the keys in `kv` [L, 2, K, N, D]."""
+    return normalize(kv[:, 0].permute(2, 0, 1, 3).flatten(1), dim=1)
+
+
+def _token_weights(meta: BlockMeta) -> Tensor:
+    """How many frames each vision token of a block stands for."""
+    count = int((meta.kinds == TokenKind.VISION).sum())
+    return torch.full((count,), meta.weight / count)
+
+
+def _mean_representative(blocks: Sequence[Block]) -> Tensor:
+    """Mean of the blocks' representatives, by weight."""
+    weights = torch.tensor([block.meta.weight for block in blocks])
+    stacked = torch.stack([block.representative.float() for block in blocks])
+    return torch.einsum("b,blkd->lkd", (weights / weights.sum()).to(stacked.device), stacked).half()
+
+
+def _merged_meta(
+    metas: Sequence[BlockMeta], keeper: BlockMeta, block_id: int, level: int, frame: float, kinds: list[int]
+) -> BlockMeta:
+    """Metadata of a condensed block: laid out like text, one position a token on every axis."""
+    count, axes = len(kinds), keeper.advance.shape[0]
+    return BlockMeta(
+        id=block_id,
+        level=level,
+        start_seconds=min(meta.start_seconds for meta in metas),
+        end_seconds=max(meta.end_seconds for meta in metas),
+        epoch_seconds=keeper.epoch_seconds,
+        weight=sum(meta.weight for meta in metas),
+        kinds=torch.tensor(kinds, dtype=torch.uint8),
+        seconds=torch.full((count,), frame, dtype=torch.float64),
+        positions=torch.arange(count).expand(axes, count).clone(),
+        advance=torch.full((axes,), count),
+        start=keeper.start,
+        picture_seconds=keeper.picture_seconds,
+    )

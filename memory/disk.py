@@ -1,0 +1,321 @@
+"""The disk tier: blocks in an LMDB file, durable when a write returns, checked whenever they are read.
+
+One transaction adds blocks, removes blocks and replaces the session's state. LMDB has one writer and copies pages
+before it changes them, so a process killed at any point leaves the last committed state. This module knows nothing of
+caches, devices or what the bytes mean.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vstream.memory import folder as folders
+from vstream.memory.block import Block, BlockMeta, BlockShape
+from vstream.memory.budget import FIXED_DISK_BYTES
+from vstream.memory.records import (
+    PAGE_BYTES,
+    DamagedError,
+    Part,
+    decode_meta,
+    encode_meta,
+    from_pages,
+    num_pages,
+    open_page,
+    page_key,
+    parse_key,
+    span_pages,
+    tensor_bytes,
+    to_pages,
+)
+
+
+@dataclass(frozen=True)
+class StoredBlock:
+    """What opening a memory reads of each block.
+
+    Attributes:
+        meta: its metadata.
+        representative: [L, K, D] float16.
+        picture_bytes: length of its picture.
+    """
+
+    meta: BlockMeta
+    representative: Tensor
+    picture_bytes: int
+
+
+class DiskTier:
+    """An open memory folder. `open` writes and reads it, `open_readonly` looks at it, a read-only mount included.
+
+    Errors: ValueError where the folder is not what was asked for, OSError where the system refuses, RuntimeError where
+    stored bytes are damaged or the map is full; each one sentence.
+
+    Attributes:
+        folder: where it is.
+        identity: what made it; blocks of another identity would be meaningless here.
+        created: when, ISO 8601.
+    """
+
+    def __init__(self, folder: Path, env: Any, writer: int | None) -> None:
+        manifest = folders.read_manifest(folder)
+        self.folder = folder
+        self.identity: dict[str, str | int] = manifest["identity"]
+        self.created = str(manifest.get("created", ""))
+        self._env = env
+        self._writer = writer
+
+    @classmethod
+    def open(cls, folder: Path, identity: folders.Identity, *, disk_bytes: int, durable: bool = True) -> DiskTier:
+        """Open or create a memory for writing, its file never above `disk_bytes`.
+
+        With `durable`, a write is on the disk when it returns; without, it may be lost if the system (not the process)
+        goes down.
+        """
+        map_bytes = (disk_bytes - FIXED_DISK_BYTES) // PAGE_BYTES * PAGE_BYTES
+        if not folders.find_memory(folder):
+            folders.make_folder(folder)
+        writer = folders.lock_writer(folder)
+        try:
+            if not folders.find_memory(folder):
+                _create(folder, identity, map_bytes)
+            folders.check_identity(folder, folders.read_manifest(folder)["identity"], identity)
+            _fit_file(folder, map_bytes)
+            return _checked(cls(folder, _open_env(folder, map_size=map_bytes, sync=durable), writer))
+        except BaseException:
+            os.close(writer)
+            raise
+
+    @classmethod
+    def open_readonly(cls, folder: Path) -> DiskTier:
+        """Open an existing memory to look at it; another process may be writing to it."""
+        if not folders.find_memory(folder):
+            raise ValueError(f"there is no memory in {folder}")
+        folders.read_manifest(folder)
+        folders.check_whole(folder)
+        shared = os.access(folder / folders.LOCK, os.W_OK)
+        return _checked(cls(folder, _open_env(folder, readonly=True, lock=shared), None))
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the data file."""
+        return (self.folder / folders.DATA).stat().st_size
+
+    @property
+    def state(self) -> bytes | None:
+        """The session's state of the last write, None before the first."""
+        return self._read(Part.STATE, 0)
+
+    def blocks(self) -> Iterator[StoredBlock]:
+        """All blocks' metadata, in the order of their ids; keys, values and pictures are not read."""
+        for block_id in self.page_counts(Part.META):
+            body = self._read(Part.META, block_id)
+            assert body is not None, f"block {block_id} vanished while it was read"
+            yield StoredBlock(*decode_meta(body))
+
+    def picture(self, block_id: int) -> bytes:
+        """A block's picture, b"" if it has none."""
+        return self._read(Part.PICTURE, block_id) or b""
+
+    def read_kv(self, block_id: int, shape: BlockShape, num_tokens: int, layers: range | None = None) -> Tensor:
+        """A block's kv [len(layers), 2, K, N, D] on the CPU; only the layers asked for are read, all by default."""
+        layers = range(shape.num_layers) if layers is None else layers
+        assert layers.step == 1, f"layers are read as one stretch, not {layers}"
+        size = (len(layers), 2, shape.num_kv_heads, num_tokens, shape.head_dim)
+        kv = torch.empty(size, dtype=shape.dtype)
+        layer_bytes = num_tokens * shape.bytes_per_token // shape.num_layers
+        target, offset = tensor_bytes(kv), layers.start * layer_bytes  # a new CPU tensor's bytes are shared, not copied
+        with self._reading() as txn:
+            for page, start, stop in span_pages(offset, offset + len(target)):
+                key = page_key(Part.KV, block_id, page)
+                chunk = open_page(key, txn.get(key))[start:stop]
+                target[: len(chunk)], target = chunk, target[len(chunk) :]
+        return kv
+
+    def write(self, add: Sequence[Block], remove: Sequence[int], state: bytes) -> None:
+        """Add and remove blocks and replace the state: all of it, or, if this raises, nothing."""
+        import lmdb
+
+        records = {(Part.STATE, 0): bytes(state)} | {key: body for block in add for key, body in _records(block)}
+        try:
+            self._write_reusing(records, remove)
+        except lmdb.MapFullError as error:
+            raise RuntimeError(
+                f"the memory in {self.folder} has no room for {len(add)} more blocks in its "
+                f"{self._env.info()['map_size']} bytes, so nothing was changed; give it a larger disk budget"
+            ) from error
+        except (lmdb.Error, OSError) as error:
+            raise OSError(
+                f"could not write to the memory in {self.folder} ({error}), so nothing was changed"
+            ) from error
+
+    def page_counts(self, part: Part) -> dict[int, int]:
+        """Pages of each block's record of one part, as they are in the file."""
+        counts: dict[int, int] = {}
+        with self._reading() as txn:
+            for key, _ in _scan(txn, bytes([part])):
+                block_id = parse_key(key)[1]
+                counts[block_id] = counts.get(block_id, 0) + 1
+        return counts
+
+    def check_integrity(self) -> None:
+        """Raise RuntimeError if any page of any record is damaged, missing or of no block; reads everything."""
+        counts = {part: self.page_counts(part) for part in Part}
+        for part in (Part.PICTURE, Part.KV):
+            orphans = sorted(counts[part].keys() - counts[Part.META].keys())
+            if orphans:
+                raise RuntimeError(
+                    f"{self.folder} has the {part.name.lower()} of blocks {orphans}, which it does not list"
+                )
+        for part, blocks in counts.items():
+            for block_id in blocks:
+                self._read(part, block_id)
+
+    def close(self) -> None:
+        """Close the file and let go of the writer's lock; may be called again."""
+        self._env.close()
+        if self._writer is not None:
+            os.close(self._writer)
+            self._writer = None
+
+    def __enter__(self) -> DiskTier:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _read(self, part: Part, block_id: int) -> bytes | None:
+        """A whole record, None if it does not exist."""
+        with self._reading() as txn:
+            pages = list(_scan(txn, page_key(part, block_id, 0)[:-4]))
+            return from_pages(pages) if pages else None
+
+    @contextmanager
+    def _reading(self) -> Iterator[Any]:
+        """A short read transaction; what it yields must be copied out of it."""
+        import lmdb
+
+        try:
+            with self._env.begin(buffers=True) as txn:
+                yield txn
+        except (DamagedError, lmdb.Error) as error:
+            raise RuntimeError(f"the memory in {self.folder} is damaged: {error}") from error
+
+    def _write_reusing(self, records: dict[tuple[Part, int], bytes | memoryview], remove: Sequence[int]) -> None:
+        """One transaction; if the map is full, once more after the last commits' freed pages can be used again."""
+        import lmdb
+
+        pages = 256 + 2 * sum(num_pages(len(body)) for body in records.values()) + 64 * len(remove)
+        info = self._env.info()
+        folders.extend(self.folder, min((info["last_pgno"] + 1 + pages) * PAGE_BYTES, info["map_size"]))
+        try:
+            self._transact(records, remove)
+        except lmdb.MapFullError:
+            for _ in range(2):  # pages freed by one commit are free for the next but one
+                self._transact({(Part.IDENTITY, 0): _identity_body(self.identity)}, ())
+            self._transact(records, remove)
+
+    def _transact(self, records: dict[tuple[Part, int], bytes | memoryview], remove: Sequence[int]) -> None:
+        """Durable, where the tier is, when it returns: LMDB syncs the data, then writes the page that refers to it."""
+        with self._env.begin(write=True) as txn:
+            stale = [(part, block_id) for block_id in remove for part in (Part.META, Part.PICTURE, Part.KV)]
+            for part, block_id in [*stale, *(key for key in records if key[0] in (Part.STATE, Part.IDENTITY))]:
+                for key in [key for key, _ in _scan(txn, page_key(part, block_id, 0)[:-4])]:
+                    txn.delete(key)
+            for (part, block_id), body in sorted(records.items(), key=lambda record: record[0]):
+                txn.cursor().putmulti(to_pages(part, block_id, body))
+
+
+def _records(block: Block) -> Iterator[tuple[tuple[Part, int], bytes | memoryview]]:
+    """What a block is stored as."""
+    meta = block.meta
+    yield (Part.META, meta.id), encode_meta(meta, block.representative, len(block.picture))
+    yield (Part.KV, meta.id), tensor_bytes(block.kv)
+    if block.picture:
+        yield (Part.PICTURE, meta.id), block.picture
+
+
+def _scan(txn: Any, prefix: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    """The pages whose keys start with `prefix`, in order."""
+    with txn.cursor() as cursor:
+        found = cursor.set_range(prefix)
+        while found and bytes(cursor.key()).startswith(prefix):
+            yield bytes(cursor.key()), cursor.value()
+            found = cursor.next()
+
+
+def _identity_body(identity: folders.Identity) -> bytes:
+    return json.dumps({"format_version": folders.FORMAT_VERSION, **identity}, sort_keys=True).encode()
+
+
+def _open_env(folder: Path, **options: Any) -> Any:
+    """LMDB's environment.
+
+    Raises:
+        OSError: if LMDB cannot open it.
+    """
+    import lmdb
+
+    try:
+        return lmdb.open(str(folder), subdir=True, **options)
+    except lmdb.Error as error:
+        raise OSError(f"cannot open the memory in {folder}: {error}") from error
+
+
+def _create(folder: Path, identity: folders.Identity, map_bytes: int) -> None:
+    """Make an empty memory; vstream.json comes last, so a creation that is cut short is known by its absence.
+
+    Raises:
+        OSError: if there is no space, or the folder cannot be written to; nothing is left behind then.
+    """
+    import lmdb
+
+    folders.remove_unfinished(folder)
+    try:
+        folders.make_folder(folder)
+        with _open_env(folder, map_size=map_bytes) as env, env.begin(write=True) as txn:
+            txn.cursor().putmulti(to_pages(Part.IDENTITY, 0, _identity_body(identity)))
+        folders.write_manifest(folder, identity)
+    except (lmdb.Error, OSError) as error:
+        folders.remove_unfinished(folder)
+        raise OSError(f"cannot create a memory in {folder}: {error}") from error
+
+
+def _fit_file(folder: Path, map_bytes: int) -> None:
+    """Check that the data file is whole and fits the budget; cut off what it was extended by beyond it.
+
+    Raises:
+        ValueError: if the budget is smaller than what is in use, or the file is truncated.
+    """
+    used_bytes = folders.check_whole(folder)
+    if used_bytes > map_bytes:
+        raise ValueError(
+            f"disk_bytes={map_bytes + FIXED_DISK_BYTES} is less than the memory in {folder} uses; "
+            f"give at least {used_bytes + FIXED_DISK_BYTES}"
+        )
+    data = folder / folders.DATA
+    if data.stat().st_size > map_bytes:
+        os.truncate(data, map_bytes)
+
+
+def _checked(tier: DiskTier) -> DiskTier:
+    """The tier, if the data file is the one that vstream.json describes.
+
+    Raises:
+        ValueError: if it is another memory's.
+    """
+    if tier._read(Part.IDENTITY, 0) != _identity_body(tier.identity):
+        tier.close()
+        raise ValueError(f"half of the memory in {tier.folder} is another's: data.mdb is not the one of vstream.json")
+    return tier

@@ -1,0 +1,186 @@
+"""The folder of a persistent memory: is it one, whose is it, is it whole, and is anybody writing to it.
+
+DIR/data.mdb and DIR/lock.mdb belong to LMDB, DIR/vstream.json says what made the memory, DIR/writer.lock is held by the
+one process that writes. This module opens no LMDB environment and knows nothing of blocks.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import struct
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+FORMAT_VERSION = 1
+DATA, LOCK, MANIFEST, WRITER = "data.mdb", "lock.mdb", "vstream.json", "writer.lock"
+
+Identity = Mapping[str, str | int]
+
+_LOCK_BYTES = 8192  # what LMDB makes of lock.mdb for its default number of readers
+_META = struct.Struct("<IIQQ96sQQ")  # LMDB's MDB_meta: magic, version, address, map size, two trees, last page, txn id
+_MAGIC = 0xBEEFC0DE
+_PAGE_HEADER = 16
+
+
+def find_memory(folder: Path) -> bool:
+    """Whether `folder` holds a memory (True), or is absent or empty, so that one can be made there (False).
+
+    A creation that was cut short before anything could be committed counts as empty.
+
+    Raises:
+        ValueError: if it is no folder, or holds other things, or half a memory.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; a memory needs a folder")
+    names = set(os.listdir(folder)) if folder.exists() else set()
+    if {DATA, MANIFEST} <= names:
+        return True
+    if MANIFEST in names:
+        raise ValueError(f"half of the memory in {folder} is missing: {MANIFEST} is there, but {DATA} is not")
+    if DATA in names and _ever_committed(folder / DATA):
+        raise ValueError(f"half of the memory in {folder} is missing: {DATA} is there, but {MANIFEST} is not")
+    foreign = sorted(names - {DATA, LOCK, WRITER, MANIFEST + ".new"})
+    if foreign:
+        raise ValueError(f"{folder} is not a memory folder: it holds {foreign[0]}; give an empty or a new folder")
+    return False
+
+
+def write_manifest(folder: Path, identity: Identity) -> None:
+    """Write vstream.json as one atomic, durable step: from then on the folder is a memory."""
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    text = json.dumps({"format_version": FORMAT_VERSION, "identity": dict(identity), "created": created}, indent=2)
+    part = folder / (MANIFEST + ".new")
+    with part.open("w") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    part.rename(folder / MANIFEST)
+    _sync_folder(folder)
+    _sync_folder(folder.parent)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The contents of vstream.json.
+
+    Raises:
+        ValueError: if it is unreadable or of another format version.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        version, _ = manifest["format_version"], manifest["identity"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / MANIFEST} is damaged: {error}") from error
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"the memory in {folder} has format version {version!r}, but this vstream reads version {FORMAT_VERSION}"
+        )
+    return dict(manifest)
+
+
+def check_identity(folder: Path, found: Identity, wanted: Identity) -> None:
+    """Raise ValueError naming what differs if the memory in `folder` was made by another model or layout."""
+    for name in sorted({*found, *wanted}):
+        if found.get(name) != wanted.get(name):
+            raise ValueError(
+                f"the memory in {folder} was made with {name} {found.get(name)!r}, not {wanted.get(name)!r}; "
+                "open it with what made it, or give another folder"
+            )
+
+
+def check_whole(folder: Path) -> int:
+    """Bytes that LMDB's data file must have by its own account.
+
+    LMDB maps the file, and touching a page that is not there kills the process: so this looks without LMDB.
+
+    Raises:
+        ValueError: if the file is shorter, or no LMDB file.
+    """
+    path = folder / DATA
+    needed, _ = _read_metas(path)
+    size = path.stat().st_size
+    if not 0 < needed <= size:
+        wrong = f"{size} bytes of {needed}" if needed else "it does not start like an LMDB file"
+        raise ValueError(
+            f"{path} is truncated or damaged ({wrong}); restore the folder from a copy or give another one"
+        )
+    return needed
+
+
+def extend(folder: Path, num_bytes: int) -> None:
+    """Make the data file at least this long, without using space.
+
+    LMDB does not write pages that a transaction took and gave back, so its last page may lie behind the file's end;
+    extending first keeps `check_whole` exact.
+    """
+    path = folder / DATA
+    if path.stat().st_size < num_bytes:
+        os.truncate(path, num_bytes)
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder and, already with space behind it, LMDB's lock file: it is mapped, and a full disk would kill."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        os.posix_fallocate(descriptor, 0, _LOCK_BYTES)
+    finally:
+        os.close(descriptor)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Take away what a creation that failed has left."""
+    for name in (DATA, LOCK, MANIFEST, MANIFEST + ".new"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def lock_writer(folder: Path) -> int:
+    """Become the folder's one writer; the lock goes when the descriptor is closed or the process dies.
+
+    Raises:
+        OSError: if the folder cannot be written to, or somebody else is its writer.
+    """
+    try:
+        descriptor = os.open(folder / WRITER, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write to the memory folder {folder}: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise OSError(errno.EAGAIN, f"another process is writing to the memory folder {folder}") from error
+    return descriptor
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _ever_committed(path: Path) -> bool:
+    """Whether more than the creation's own first transaction was ever committed to a data file."""
+    return path.stat().st_size > 0 and _read_metas(path)[1] > 1
+
+
+def _read_metas(path: Path) -> tuple[int, int]:
+    """Of the newer of LMDB's two meta pages: bytes up to the last page, transaction id; (0, -1) if there is none."""
+    best = (0, -1)
+    with path.open("rb") as file:
+        page_bytes = 0
+        for page in (0, 1):
+            file.seek(page * page_bytes + _PAGE_HEADER)
+            raw = file.read(_META.size)
+            if len(raw) < _META.size:
+                break
+            magic, _, _, _, trees, last_page, txn = _META.unpack(raw)
+            if magic == _MAGIC:
+                page_bytes = page_bytes or int.from_bytes(trees[:4], "little")
+                best = max(best, ((last_page + 1) * page_bytes, txn), key=lambda meta: meta[1])
+    return best

@@ -1,0 +1,347 @@
+"""The block store: where every block's bytes live, in which tiers, and what is pinned there.
+
+Every block lives at its *home*, the lowest tier that has a budget; the tiers above are write-through caches of it whose
+eviction is only forgetting. So the capacity is the home's, no eviction loses anything, and "acknowledged is durable" is
+one transaction. This module knows nothing of levels, scores or models. One thread at a time may use a store.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from bisect import bisect_left, insort
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+from vstream.memory import integrity
+from vstream.memory.block import Block, BlockMeta, BlockShape, Tier
+from vstream.memory.budget import Budgets
+from vstream.memory.disk import DiskTier
+from vstream.memory.records import meta_bytes, own
+from vstream.memory.representatives import RepresentativeTable
+from vstream.memory.tiers import Tiers
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the store's index knows of a block.
+
+    Attributes:
+        meta: its metadata, on the CPU.
+        picture_bytes: length of its picture.
+        charge: bytes it counts at home.
+    """
+
+    meta: BlockMeta
+    picture_bytes: int
+    charge: int
+
+
+class BlockStore:
+    """Blocks of one stream within a budget per tier; `commit` alone changes what is remembered.
+
+    Always safe: every read. Blocks in `pinned` are neither evicted from the caches nor removed. Representatives lie on
+    the device in any case; with `device_bytes=0` they are counted there without a limit of their own.
+
+    Attributes:
+        home: the tier where every block lives.
+        entries: the index, by block id.
+        slabs: home or cache slab by tier, where it has slots.
+        disk: the disk tier, if it is the home.
+        pictures: by block id, where the home is not the disk.
+        representatives: of all blocks.
+        peaks: the most bytes seen in each tier.
+    """
+
+    def __init__(
+        self,
+        shape: BlockShape,
+        *,
+        device: torch.device,
+        device_bytes: int,
+        host_bytes: int,
+        disk_bytes: int,
+        folder: Path | None = None,
+        identity: Mapping[str, str | int],
+        max_block_tokens: int,
+        slot_tokens: int = 8,
+        max_state_bytes: int = 256 * 1024,
+    ) -> None:
+        """Open the store; blocks that a persistent `folder` holds are there at once, their payload is not read.
+
+        Args:
+            shape: of all blocks.
+            device: where gathered blocks are wanted.
+            device_bytes, host_bytes, disk_bytes: budgets; 0 leaves a tier out.
+            folder: a memory folder to open or make. Without one, disk bytes live in a temporary folder until `close`.
+            identity: what made the keys and values; a folder of another identity is refused.
+            max_block_tokens: no block has more tokens.
+            slot_tokens: tokens per slot.
+            max_state_bytes: the session's state is never larger.
+
+        Raises:
+            ValueError: if a budget is too small, or the folder is not a whole memory of this identity.
+            OSError: if the folder cannot be written to, or another process is writing to it.
+        """
+        if folder is not None and not disk_bytes:
+            raise ValueError(f"disk_bytes is 0, but {folder} is to hold the memory; give disk_bytes > 0")
+        tiers = {Tier.DEVICE: device_bytes, Tier.HOST: host_bytes, Tier.DISK: disk_bytes}
+        self._budgets = Budgets(shape, tiers, max_block_tokens, slot_tokens, max_state_bytes)
+        self.shape, self.device, self.home = shape, device, self._budgets.home
+        self.durable = folder is not None
+        self.entries: dict[int, Entry] = {}
+        self.pictures: dict[int, bytes] = {}
+        self._order: list[tuple[float, int]] = []
+        self._state: bytes | None = None
+        self._used = self._index_bytes = 0
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self.disk = self._open_disk(folder, identity)
+        self._tiers = Tiers(self._budgets, device=device, disk=self.disk)
+        self.slabs = self._tiers.slabs
+        self.representatives = RepresentativeTable(shape, device=device, max_rows=self._budgets.max_blocks)
+        self._load()
+        self.peaks = dict.fromkeys(Tier, 0)
+        self._note_use()
+
+    @property
+    def budgets(self) -> dict[Tier, int]:
+        """The bytes given for each tier."""
+        return dict(self._budgets.tiers)
+
+    @property
+    def capacity_bytes(self) -> int:
+        """The most that all blocks together may be charged at home."""
+        return self._budgets.capacity_bytes
+
+    @property
+    def used_bytes(self) -> int:
+        """What all blocks together are charged at home."""
+        return self._used
+
+    @property
+    def index_bytes(self) -> int:
+        """RAM that the blocks' metadata take and, where the home is not the disk, their pictures."""
+        return self._index_bytes
+
+    def bytes_of(self, num_tokens: int, picture_bytes: int = 0) -> int:
+        """What a block is charged at home, its metadata, representative and picture included."""
+        return self._budgets.charge(num_tokens, picture_bytes)
+
+    def charged_bytes(self, block_id: int) -> int:
+        """What a stored block is charged at home."""
+        return self._entry(block_id).charge
+
+    def fits(self, add_bytes: int, remove: Collection[int] = ()) -> bool:
+        """Whether blocks charged `add_bytes` can be committed while the blocks `remove` leave."""
+        return self._used + add_bytes - sum(self.charged_bytes(block_id) for block_id in remove) <= self.capacity_bytes
+
+    def tier_bytes(self) -> dict[Tier, int]:
+        """Bytes in use: device with all representatives, host with the index, disk as the file's size."""
+        slabs = {tier: slab.used_bytes for tier, slab in self.slabs.items()}
+        return {
+            Tier.DEVICE: slabs.get(Tier.DEVICE, 0) + self.representatives.nbytes,
+            Tier.HOST: slabs.get(Tier.HOST, 0) + self._index_bytes,
+            Tier.DISK: self.disk.file_bytes if self.disk else 0,
+        }
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __contains__(self, block_id: int) -> bool:
+        return block_id in self.entries
+
+    def metas(self) -> list[BlockMeta]:
+        """All blocks' metadata in time order."""
+        return [self.entries[block_id].meta for _, block_id in self._order]
+
+    def meta(self, block_id: int) -> BlockMeta:
+        """One block's metadata."""
+        return self._entry(block_id).meta
+
+    @property
+    def state(self) -> bytes | None:
+        """The session's state of the last commit, None before the first."""
+        return self._state
+
+    def picture(self, block_id: int) -> bytes:
+        """A block's JPEG, b"" if it has none."""
+        if not self._entry(block_id).picture_bytes:
+            return b""
+        return self.disk.picture(block_id) if self.disk else self.pictures[block_id]
+
+    def tier_of(self, block_id: int) -> Tier:
+        """The fastest tier that holds a block."""
+        assert block_id in self, f"there is no block {block_id}"
+        return self._tiers.of(block_id)
+
+    def commit(self, add: Sequence[Block], remove: Sequence[int], state: bytes) -> None:
+        """Add and remove blocks and replace the session's state in one step, durable on return in a persistent folder.
+
+        Raises:
+            OSError, RuntimeError: if the disk refuses; then nothing has changed, and the store can still be read.
+        """
+        charges = [self.bytes_of(block.meta.num_tokens, len(block.picture)) for block in add]
+        self._check_commit(add, remove, state, sum(charges))
+        self.representatives.reserve(max(0, len(add) - len(remove)))
+        if self.disk:
+            self.disk.write(add, remove, state)
+        for block_id in remove:
+            self._remove(block_id)
+        for block in add:
+            self._index(own(block.meta), len(block.picture), block.representative)
+            if not self.disk and block.picture:
+                self.pictures[block.meta.id] = block.picture
+            self._tiers.put(block.meta.id, block.kv)
+        self._state = bytes(state)
+        self._note_use()
+
+    def gather(self, ids: Sequence[int], lengths: Sequence[int] | None = None) -> Tensor:
+        """Blocks' kv [L, 2, K, N, D] on the device, concatenated in the order given, bit for bit as committed.
+
+        Args:
+            ids: blocks, in the order wanted.
+            lengths: take only so many first tokens of each block.
+
+        Raises:
+            RuntimeError: if stored bytes are damaged.
+        """
+        return self._gather(range(self.shape.num_layers), ids, lengths)
+
+    def gather_layer(self, layer: int, ids: Sequence[int], lengths: Sequence[int] | None = None) -> Tensor:
+        """One layer of blocks, [2, K, N, D] on the device, concatenated in the order given; else as `gather`."""
+        return self._gather(range(layer, layer + 1), ids, lengths)[0]
+
+    @contextmanager
+    def pinned(self, ids: Sequence[int]) -> Iterator[None]:
+        """While entered, these blocks are neither evicted from a cache nor may be removed; pins nest."""
+        for block_id in ids:
+            assert block_id in self, f"there is no block {block_id} to pin"
+        self.pins.update(ids)
+        try:
+            yield
+        finally:
+            self.pins.subtract(ids)
+            for block_id in [block_id for block_id, count in self.pins.items() if count == 0]:
+                del self.pins[block_id]
+
+    @property
+    def pins(self) -> Counter[int]:
+        """How often each pinned block is pinned."""
+        return self._tiers.pins
+
+    def check_integrity(self, deep: bool = False) -> None:
+        """Compare everything the store believes with what is there.
+
+        Args:
+            deep: also read every byte, verify its checksum, and compare cached copies with home bit for bit.
+
+        Raises:
+            RuntimeError: naming the first thing that is wrong.
+        """
+        integrity.check(self, deep)
+
+    def close(self) -> None:
+        """Let go of files and locks; may be called again. A temporary folder is removed."""
+        if self.disk:
+            self.disk.close()
+        if self._temporary:
+            self._temporary.cleanup()
+
+    def __enter__(self) -> BlockStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open_disk(self, folder: Path | None, identity: Mapping[str, str | int]) -> DiskTier | None:
+        if self.home is not Tier.DISK:
+            return None
+        if folder is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="vstream-")
+        where = folder if folder is not None else Path(self._temporary.name)  # type: ignore[union-attr]
+        shape = self.shape
+        layout = {
+            "layers": shape.num_layers, "kv heads": shape.num_kv_heads, "head dim": shape.head_dim,
+            "dtype": str(shape.dtype).removeprefix("torch."),
+        }  # fmt: skip
+        disk_bytes = self._budgets.tiers[Tier.DISK]
+        return DiskTier.open(where, {**identity, **layout}, disk_bytes=disk_bytes, durable=self.durable)
+
+    def _load(self) -> None:
+        """Take the index and the state from the disk."""
+        if not self.disk:
+            return
+        try:
+            for stored in self.disk.blocks():
+                self._index(stored.meta, stored.picture_bytes, stored.representative)
+            self._state = self.disk.state
+            if self._used > self.capacity_bytes:
+                raise ValueError(
+                    f"disk_bytes={self._budgets.tiers[Tier.DISK]} is less than the memory in {self.disk.folder} uses; "
+                    f"give at least {self._budgets.needed_bytes(self._used)}"
+                )
+        except BaseException:
+            self.close()
+            raise
+
+    def _entry(self, block_id: int) -> Entry:
+        assert block_id in self.entries, f"there is no block {block_id}"
+        return self.entries[block_id]
+
+    def _check_commit(self, add: Sequence[Block], remove: Sequence[int], state: bytes, add_bytes: int) -> None:
+        new = [block.meta.id for block in add]
+        taken = [block_id for block_id in new if block_id in self]
+        assert not taken, f"blocks {taken} are stored already"
+        assert len(set(new)) == len(new), f"a block is added twice in {new}"
+        assert len(set(remove)) == len(remove), f"a block is removed twice in {list(remove)}"
+        pinned = [block_id for block_id in remove if block_id in self.pins]
+        assert not pinned, f"blocks {pinned} are pinned and cannot be removed"
+        for block in add:
+            size = (self.shape.num_layers, 2, self.shape.num_kv_heads, block.meta.num_tokens, self.shape.head_dim)
+            assert block.kv.shape == size, f"{block} in a store of {self.shape}"
+            assert block.kv.dtype == self.shape.dtype, f"{block} in a store of {self.shape}"
+            assert 0 < block.meta.num_tokens <= self._budgets.max_block_tokens, f"{block} is empty or too large"
+        assert len(state) <= self._budgets.max_state_bytes, f"a state of {len(state)} bytes is too large"
+        assert self.fits(add_bytes, remove), f"{add_bytes} bytes more do not fit: {self._used} of {self.capacity_bytes}"
+
+    def _index(self, meta: BlockMeta, picture_bytes: int, representative: Tensor) -> None:
+        self.entries[meta.id] = Entry(meta, picture_bytes, self.bytes_of(meta.num_tokens, picture_bytes))
+        insort(self._order, (meta.start_seconds, meta.id))
+        self.representatives.add(meta.id, representative)
+        self._used += self.entries[meta.id].charge
+        self._index_bytes += self._ram_bytes(self.entries[meta.id])
+
+    def _remove(self, block_id: int) -> None:
+        entry = self.entries.pop(block_id)
+        del self._order[bisect_left(self._order, (entry.meta.start_seconds, block_id))]
+        self.representatives.remove(block_id)
+        self.pictures.pop(block_id, None)
+        self._tiers.forget(block_id)
+        self._used -= entry.charge
+        self._index_bytes -= self._ram_bytes(entry)
+
+    def _ram_bytes(self, entry: Entry) -> int:
+        return meta_bytes(entry.meta.num_tokens) + (0 if self.disk else entry.picture_bytes)
+
+    def _gather(self, layers: range, ids: Sequence[int], lengths: Sequence[int] | None) -> Tensor:
+        tokens = {block_id: self.meta(block_id).num_tokens for block_id in ids}
+        counts = [tokens[block_id] for block_id in ids] if lengths is None else lengths
+        for block_id, count in zip(ids, counts, strict=True):
+            assert 0 < count <= tokens[block_id], f"{count} tokens of {self.meta(block_id)}"
+        out = self._tiers.gather(layers, ids, counts, tokens)
+        self._note_use()
+        return out
+
+    def _note_use(self) -> None:
+        """Evict what the grown index leaves no room for, and remember the peaks."""
+        self._tiers.reserved = self.index_bytes
+        self._tiers.shrink()
+        self.peaks = {tier: max(self.peaks[tier], used) for tier, used in self.tier_bytes().items()}

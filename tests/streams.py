@@ -1,0 +1,117 @@
+"""Streams of features for tests: a source that needs no decoder, and sessions over it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vstream.config import Config, DecodeOptions
+from vstream.models.random import RandomLlama
+from vstream.session import Session
+from vstream.sources.base import Source
+from vstream.types import Frame
+
+MIB = 1 << 20
+
+
+class ListSource(Source):
+    """Frames that are there already."""
+
+    def __init__(self, frames: Sequence[Frame], name: str = "list") -> None:
+        super().__init__(name, max_side=64)
+        self._listed = frames
+
+    def _pictures(self) -> Iterator[tuple[float, Frame]]:
+        for frame in self._listed:
+            yield frame.pts_seconds, frame
+
+    def _image(self, picture: Frame) -> Any:
+        return picture.image
+
+
+def feature_frames(count: int, *, seed: int = 0, tokens: int = 4, hidden: int = 64, start: int = 0) -> list[Frame]:
+    """Frames one second apart whose images are features; frame i depends on the seed and i alone."""
+
+    def image(i: int) -> Any:
+        return np.random.default_rng((seed, i)).standard_normal((tokens, hidden)).astype(np.float32)
+
+    return [Frame(float(i), image(i)) for i in range(start, count)]
+
+
+def altered(frames: Sequence[Frame], index: int) -> list[Frame]:
+    """The same frames, one of them with other features."""
+    frame = frames[index]
+    return [*frames[:index], Frame(frame.pts_seconds, np.roll(frame.image, 1, axis=1)), *frames[index + 1 :]]
+
+
+class RecordingLlama(RandomLlama):
+    """Keeps what went through the decoder.
+
+    Attributes:
+        hidden: [N, E] of every forward call.
+        positions: [A, N] of every forward call.
+    """
+
+    def __init__(self, **keywords: Any) -> None:
+        super().__init__(**keywords)
+        self.hidden: list[Tensor] = []
+        self.positions: list[Tensor] = []
+
+    def forward(self, embeds: Tensor, positions: Tensor, cache: Any, **kwargs: Any) -> Tensor:
+        hidden = super().forward(embeds, positions, cache, **kwargs)
+        self.hidden.append(hidden)
+        self.positions.append(positions)
+        return hidden
+
+
+def small_config(**settings: Any) -> Config:
+    """A configuration for tiny tests: 2 frames a clip, about three clips in the window."""
+    defaults: dict[str, Any] = {
+        "clip_frames": 2,
+        "window_tokens": 96,
+        "retrieve_tokens": 64,
+        "gist_tokens": 32,
+        "device_bytes": 0,
+        "host_bytes": 16 * MIB,
+        "max_question_tokens": 64,
+        "max_answer_tokens": 16,
+        "max_queue_frames": 8,
+        "decode": DecodeOptions(max_tokens=8),
+    }
+    return Config(**{**defaults, **settings})
+
+
+def pump_all(session: Session) -> None:
+    """Watches a whole list source in this thread, answering what falls due."""
+    assert session.ingest is not None
+    while session.ingest.pump(4) or not session.ingest.ended or not session.ingest.drained:
+        while session.step():
+            pass
+    while session.step():
+        pass
+
+
+def watched(adapter: RandomLlama, frames: Sequence[Frame], **settings: Any) -> Session:
+    """A session that has watched all of `frames`."""
+    session = Session(adapter, ListSource(frames), small_config(**settings))
+    pump_all(session)
+    return session
+
+
+@torch.inference_mode()
+def full_forward(adapter: RandomLlama, embeds: Tensor, mask: Tensor | None = None, shift: int = 0) -> Tensor:
+    """Hidden states [N, E] of the model's ordinary causal forward, with no cache of ours.
+
+    Args:
+        embeds: [N, E].
+        mask: [N, N] bool, True where a token (row) sees another; causal unless given.
+        shift: added to all positions.
+    """
+    positions = torch.arange(len(embeds))[None] + shift
+    mask4d = None if mask is None else mask[None, None]
+    out = adapter.decoder(inputs_embeds=embeds[None], position_ids=positions, attention_mask=mask4d, use_cache=False)
+    return out.last_hidden_state[0]

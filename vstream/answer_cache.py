@@ -1,0 +1,175 @@
+"""An answer's cache: a copy of the stream's, with the blocks that memory brings back.
+
+Where each layer chooses its own blocks, a registered attention function of a few lines lets a hook see the query. This
+module knows nothing of frames, text, threads or where blocks are stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface
+from transformers.cache_utils import Cache
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from vstream.cache import Snapshot, consecutive_starts, make_layers, unplace
+from vstream.kernels import group_query, invert_rotary
+from vstream.memory.block import BlockMeta
+
+if TYPE_CHECKING:
+    from vstream.models.base import Adapter
+
+ATTENTION = "vstream"
+
+
+class AnswerCache(Cache):
+    """One answer's own keys and values: [sink | gist | retrieved | window | question | answer].
+
+    It starts as a copy of a snapshot, with room in front for what memory brings back and behind for what is generated.
+    Nothing in it is shared with the stream, which goes on.
+    """
+
+    def __init__(self, adapter: Adapter, snapshot: Snapshot, *, memory_tokens: int, tail_tokens: int) -> None:
+        """Copies a snapshot into buffers with room for so many tokens before the window and after it."""
+        self.adapter, self.snapshot = adapter, snapshot
+        held = snapshot.keys_values[0][0].shape[2]
+        super().__init__(layers=make_layers(adapter, memory_tokens + held + tail_tokens))
+        for layer, (keys, values) in zip(self.layers, snapshot.keys_values, strict=True):
+            layer.begin = layer.end = memory_tokens
+            layer.update(keys, values)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of its buffers."""
+        return sum(2 * layer.keys.nbytes for layer in self.layers)
+
+    @property
+    def room(self) -> int:
+        """Positions free between sink and window."""
+        return int((self.snapshot.window_start - self.snapshot.sink.stop).min())
+
+    def memory_positions(self, metas: Sequence[BlockMeta], *, original: bool) -> Tensor:
+        """Positions [A, R] of recalled blocks: right before the window, or where they were encoded."""
+        if original:
+            starts = [meta.start for meta in metas]
+        else:
+            advance = torch.stack([meta.advance for meta in metas]).sum(dim=0)
+            starts = consecutive_starts(self.snapshot.window_start - advance, metas)
+        return torch.cat([start[:, None] + meta.positions for start, meta in zip(starts, metas, strict=True)], dim=1)
+
+    def insert(self, layer_index: int, placed_kv: Tensor) -> None:
+        """Puts placed keys and values [2, K, R, D] between sink and window of one layer."""
+        layer, sink_tokens = self.layers[layer_index], self.snapshot.sink.meta.num_tokens
+        count = placed_kv.shape[2]
+        layer.slide(sink_tokens, layer.begin - count)
+        layer.write(layer.begin + sink_tokens, placed_kv[:1], placed_kv[1:])
+
+    def drop_tail(self, count: int) -> None:
+        """Forgets the newest tokens."""
+        for layer in self.layers:
+            layer.end -= count
+
+    def representative(self, count: int, after: int, positions: Tensor) -> Tensor:
+        """Mean un-rotated key [L, K, D] float16 of `count` tokens at positions [A, N], `after` before the newest."""
+        stop = self.layers[0].end - after
+        kv = torch.stack([torch.cat([layer.keys, layer.values])[:, :, stop - count : stop] for layer in self.layers])
+        return unplace(self.adapter, kv, positions)[:, 0].float().mean(dim=2).half()
+
+
+LayerHook = Callable[[int, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
+class QueryProbe:
+    """Records each layer's mean un-rotated query over a question's own words.
+
+    Attributes:
+        queries: [K, D] float32 per layer, in layer order, once the forward pass is over.
+    """
+
+    def __init__(self, adapter: Adapter, positions: Tensor, words: Tensor) -> None:
+        """For a prompt at positions [A, N] whose retrieval query are the tokens where `words` [N] is True."""
+        self.queries: list[Tensor] = []
+        self._adapter, self._words = adapter, words.to(adapter.device)
+        self._tables = invert_rotary(*adapter.rotary(positions[:, words]))
+
+    def __call__(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The hook: looks, and passes keys, values and mask on as they are."""
+        words = query[:, :, self._words].to(self._tables[0].dtype)
+        plain = self._adapter.rotate(words, *self._tables)[0]  # [H, N, D]
+        self.queries.append(group_query(plain, self._adapter.num_kv_heads))
+        return key, value, mask
+
+
+class LayerRecall(QueryProbe):
+    """Lets each layer choose its own blocks, with the query it has just computed.
+
+    Attributes:
+        inserted: tokens brought into each layer so far.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        positions: Tensor,
+        words: Tensor,
+        cache: AnswerCache,
+        recall: Callable[[int, Tensor], Tensor | None],
+    ) -> None:
+        """`recall(layer, query [1, K, D])` gives placed kv [2, K, R, D], or None for nothing."""
+        super().__init__(adapter, positions, words)
+        self.inserted: dict[int, int] = {}
+        self._cache, self._recall = cache, recall
+
+    def __call__(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The hook: inserts what this layer recalls, and shows it to every token."""
+        assert layer not in self.inserted, f"layer {layer} has chosen its blocks already"
+        super().__call__(layer, query, key, value, mask)
+        placed_kv = self._recall(layer, self.queries[-1][None])
+        self.inserted[layer] = 0 if placed_kv is None else placed_kv.shape[2]
+        if placed_kv is None:
+            return key, value, mask
+        self._cache.insert(layer, placed_kv)
+        keys, values = self._cache.layers[layer].view()
+        return keys, values, torch.nn.functional.pad(mask, (placed_kv.shape[2], 0), value=True)
+
+
+def _hooked_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    vstream: LayerHook | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """transformers' own sdpa attention, after a hook has seen the query."""
+    if vstream is not None:
+        assert attention_mask is not None, "a prompt behind a sink always has a mask"
+        layer = int(module.layer_idx)  # type: ignore[arg-type]
+        key, value, attention_mask = vstream(layer, query, key, value, attention_mask)
+    out: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    return out
+
+
+AttentionInterface.register(ATTENTION, _hooked_attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+
+
+@contextmanager
+def hooked(decoder: Any) -> Iterator[None]:
+    """While it lasts, the decoder's attention takes a `vstream=` hook; afterwards all is as before."""
+    before = decoder.config._attn_implementation
+    decoder.set_attn_implementation(ATTENTION)
+    try:
+        yield
+    finally:
+        decoder.set_attn_implementation(before)

@@ -1,0 +1,105 @@
+"""Every setting of a session, with its default, in one place. Only the session unpacks it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeOptions:
+    """How an answer is generated.
+
+    Attributes:
+        max_tokens: at most so many tokens.
+        temperature: 0 is greedy.
+        top_p: nucleus sampling keeps the likeliest tokens that make up this probability.
+        seed: of the sampling.
+        stop: the answer ends before any of these strings.
+    """
+
+    max_tokens: int = 64
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check(self.max_tokens >= 1, "max_tokens", self.max_tokens, "a whole number >= 1")
+        _check(0 <= self.temperature < float("inf"), "temperature", self.temperature, "a number >= 0")
+        _check(0 < self.top_p <= 1, "top_p", self.top_p, "a number in (0, 1]")
+        _check(all(self.stop), "stop", self.stop, "strings that are not empty")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """How a stream is watched, remembered and asked.
+
+    Attributes:
+        fps: frames sampled per second of stream, None for every frame.
+        clip_frames: frames encoded together; one clip becomes one block.
+        window_tokens: the most recent tokens, kept hot and always seen by answers.
+        retrieve_tokens: tokens of detail brought back for a question.
+        gist_tokens: tokens of the condensed past shown to a question.
+        policy: how blocks are scored, see `vstream.memory.retriever`.
+        selection: one choice of blocks for all layers, or each layer's own.
+        positions: blocks placed right before the window, or where they were when encoded.
+        device_bytes, host_bytes, disk_bytes: budgets of the tiers.
+        answer_bytes: budget of running answers' own keys and values; more questions than fit wait.
+        gist_share: part of the memory kept for the condensed level.
+        gist_vision_tokens: vision tokens of a condensed block.
+        max_queue_frames: frames that may wait to be encoded.
+        queue_policy: what happens when they are more: the reader waits, or the oldest are dropped.
+        realtime: files are paced by their own clock.
+        max_question_tokens: longer questions are refused.
+        max_answer_tokens: the most an answer may ask for.
+    """
+
+    fps: float | None = 1.0
+    clip_frames: int = 4
+    window_tokens: int = 256
+    retrieve_tokens: int = 256
+    gist_tokens: int = 64
+    policy: str = "centred"
+    selection: Literal["shared", "per-layer"] = "shared"
+    positions: Literal["contiguous", "original"] = "contiguous"
+    device_bytes: int = 64 * MIB
+    host_bytes: int = 512 * MIB
+    disk_bytes: int = 0
+    answer_bytes: int = 1024 * MIB
+    gist_share: float = 0.125
+    gist_vision_tokens: int = 4
+    max_queue_frames: int = 64
+    queue_policy: Literal["block", "drop-oldest"] = "block"
+    realtime: bool = False
+    max_question_tokens: int = 512
+    max_answer_tokens: int = 256
+    decode: DecodeOptions = field(default_factory=DecodeOptions)
+
+    def __post_init__(self) -> None:
+        if self.fps is not None:
+            _check(0 < self.fps < float("inf"), "fps", self.fps, "a number > 0")
+        for name in ("clip_frames", "window_tokens", "max_queue_frames", "max_question_tokens", "max_answer_tokens"):
+            _check(getattr(self, name) >= 1, name, getattr(self, name), "a whole number >= 1")
+        for name in ("retrieve_tokens", "gist_tokens", "answer_bytes", "device_bytes", "host_bytes", "disk_bytes"):
+            _check(getattr(self, name) >= 0, name, getattr(self, name), "a whole number >= 0")
+        _check(0 < self.gist_share < 1, "gist_share", self.gist_share, "a number in (0, 1)")
+        _check(1 <= self.gist_vision_tokens <= 64, "gist_vision_tokens", self.gist_vision_tokens, "1 to 64")
+        _check(self.max_queue_frames >= self.clip_frames, "max_queue_frames", self.max_queue_frames,
+               f"at least clip_frames ({self.clip_frames})")
+        for name, allowed in _CHOICES.items():
+            _check(getattr(self, name) in allowed, name, getattr(self, name), f"one of {', '.join(allowed)}")
+
+
+_CHOICES = {
+    "selection": ("shared", "per-layer"),
+    "positions": ("contiguous", "original"),
+    "queue_policy": ("block", "drop-oldest"),
+}
+
+
+def _check(holds: bool, name: str, value: object, allowed: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} must be {allowed}, got {value!r}")

@@ -1,0 +1,90 @@
+"""Decoding: one answer, token by token. Knows nothing of streams, memory or threads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from vstream.config import DecodeOptions
+    from vstream.models.base import Adapter
+
+FinishReason = Literal["stop", "length", "cancelled", "nothing-seen"]
+
+
+class Decoding:
+    """An answer being generated. `step` makes one token; the text it returns is never taken back.
+
+    Attributes:
+        token_ids: what was generated so far, the end token left out.
+        finish_reason: None while it goes on.
+    """
+
+    def __init__(self, adapter: Adapter, cache: Any, logits: Tensor, cursor: Tensor, options: DecodeOptions) -> None:
+        """Continues a prompt in `cache` whose last token gave `logits` [V]; the first answer token is at `cursor` [A]."""
+        self.token_ids: list[int] = []
+        self.finish_reason: FinishReason | None = None
+        self._adapter, self._cache, self._options = adapter, cache, options
+        self._logits, self._cursor = logits, cursor
+        self._generator = torch.Generator(logits.device).manual_seed(options.seed)
+        self._shown = 0
+
+    def step(self) -> str:
+        """One token further; returns the text that has become certain, often empty."""
+        assert self.finish_reason is None, f"the answer is over ({self.finish_reason})"
+        token = sample(self._logits, self._options, self._generator)
+        if token in self._adapter.eos_ids:
+            self.finish_reason = "stop"
+            return self._show(self._text())
+        self.token_ids.append(token)
+        text, stopped = cut_at_stop(self._text(), self._options.stop)
+        if stopped:
+            self.finish_reason = "stop"
+        elif len(self.token_ids) == self._options.max_tokens:
+            self.finish_reason = "length"
+        else:
+            self._advance(token)
+            text = text[: len(text) - held_back(text, self._options.stop)]
+        return self._show(text)
+
+    def _advance(self, token: int) -> None:
+        """Runs the new token through the decoder."""
+        embed = self._adapter.embed(torch.tensor([token], device=self._adapter.device))
+        hidden = self._adapter.forward(embed, self._cursor[:, None].to(self._adapter.device), self._cache)
+        self._logits = self._adapter.head(hidden[-1])
+        self._cursor = self._cursor + 1
+
+    def _text(self) -> str:
+        return self._adapter.text(self.token_ids).lstrip()
+
+    def _show(self, text: str) -> str:
+        piece = text[self._shown :]
+        self._shown = max(self._shown, len(text))
+        return piece
+
+
+def sample(logits: Tensor, options: DecodeOptions, generator: torch.Generator) -> int:
+    """A token id from logits [V]: the likeliest at temperature 0, else by nucleus sampling."""
+    if options.temperature == 0:
+        return int(logits.argmax())
+    probabilities = torch.softmax(logits.float() / options.temperature, dim=-1)
+    ranked, order = probabilities.sort(descending=True, stable=True)
+    before = ranked.cumsum(dim=0) - ranked
+    ranked = torch.where(before < options.top_p, ranked, 0.0)  # the likeliest is always kept
+    return int(order[torch.multinomial(ranked, 1, generator=generator)])
+
+
+def cut_at_stop(text: str, stops: Sequence[str]) -> tuple[str, bool]:
+    """The text before the first stop string, and whether there was one."""
+    found = [at for at in (text.find(stop) for stop in stops) if at >= 0]
+    return (text[: min(found)], True) if found else (text, False)
+
+
+def held_back(text: str, stops: Sequence[str]) -> int:
+    """How many last characters may still change: an unfinished character, or the beginning of a stop string."""
+    unfinished = len(text) - len(text.rstrip("\ufffd"))
+    begun = [n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])]
+    return max([unfinished, *begun])

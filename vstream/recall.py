@@ -1,0 +1,102 @@
+"""Recall: brings the blocks that a question needs from memory into its cache.
+
+This module knows nothing of text, frames or threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from vstream.cache import place
+from vstream.memory.block import BlockMeta
+from vstream.memory.pyramid import DETAIL, GIST
+
+if TYPE_CHECKING:
+    from vstream.answer_cache import AnswerCache
+    from vstream.memory.retriever import Retriever
+    from vstream.memory.store import BlockStore
+    from vstream.models.base import Adapter
+
+
+class Recall:
+    """One question's retrieval.
+
+    Attributes:
+        chosen: ids brought back, by any layer.
+        scores: block id to score, for every candidate and every block of the window.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        store: BlockStore,
+        retriever: Retriever,
+        cache: AnswerCache,
+        *,
+        candidates: Sequence[BlockMeta],
+        detail_tokens: int,
+        gist_tokens: int,
+        original_positions: bool,
+    ) -> None:
+        """Chooses among `candidates` (in time order) for the answer whose cache is given."""
+        self.chosen: set[int] = set()
+        self.scores: dict[int, float] = {}
+        self._adapter, self._store, self._retriever, self._cache = adapter, store, retriever, cache
+        self._budgets = {GIST: gist_tokens, DETAIL: detail_tokens}
+        self._candidates = {level: [meta for meta in candidates if meta.level == level] for level in self._budgets}
+        self._original = original_positions
+        self._votes = 0
+
+    def for_all_layers(self, query: Tensor, drop_tokens: int) -> bool:
+        """Inserts one choice of blocks into every layer, given the query [L, K, D] of all.
+
+        If there is anything to insert, the newest `drop_tokens` (which computed the query without it) are forgotten
+        first, to be run again; returns whether they were.
+        """
+        metas = self._choose(query, None)
+        if not metas:
+            return False
+        self._cache.drop_tail(drop_tokens)
+        kv = self._store.gather([meta.id for meta in metas], [meta.num_tokens for meta in metas])
+        for layer, placed_kv in enumerate(self._place(kv, metas)):
+            self._cache.insert(layer, placed_kv)
+        return True
+
+    def for_layer(self, layer: int, query: Tensor) -> Tensor | None:
+        """One layer's own choice, placed [2, K, R, D], given its query [1, K, D]; None for nothing."""
+        metas = self._choose(query, layer)
+        if not metas:
+            return None
+        kv = self._store.gather_layer(layer, [meta.id for meta in metas], [meta.num_tokens for meta in metas])
+        return self._place(kv, metas)
+
+    def _place(self, kv: Tensor, metas: Sequence[BlockMeta]) -> Tensor:
+        positions = self._cache.memory_positions(metas, original=self._original)
+        return place(self._adapter, kv, positions)
+
+    def _choose(self, query: Tensor, layer: int | None) -> list[BlockMeta]:
+        """The condensed past, then detail, each in time order and within its budget."""
+        room, metas = self._cache.room, []
+        for level, budget in self._budgets.items():
+            picked = self._select(query, self._candidates[level], min(budget, room), layer)
+            room -= sum(meta.num_tokens for meta in picked)
+            metas += picked
+        window = [placed.meta for placed in self._cache.snapshot.window]
+        self._select(query, window, 0, layer)  # they are in the answer anyway; their scores are evidence
+        self.chosen |= {meta.id for meta in metas}
+        self._votes += 1
+        return metas
+
+    def _select(
+        self, query: Tensor, candidates: Sequence[BlockMeta], budget: int, layer: int | None
+    ) -> list[BlockMeta]:
+        """Chooses, and takes the scores into the mean over all who have chosen."""
+        representatives = self._store.representatives.rows([meta.id for meta in candidates])
+        selection = self._retriever.select(query, candidates, representatives, budget, layer)
+        for block_id, score in selection.scores.items():
+            mean = self.scores.get(block_id, 0.0)
+            self.scores[block_id] = mean + (score - mean) / (self._votes + 1)
+        return [meta for meta in candidates if meta.id in set(selection.ids)]

@@ -1,0 +1,389 @@
+"""Session: one stream being watched, remembered and asked about.
+
+`step` reads as the pipeline. It is called from one thread (the engine's worker, or a test); `ask`, `status` and
+`close` may be called from any. This module knows nothing of web pages or argument parsing.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from vstream.answer import Answer, MemoryReport
+from vstream.answering import Answerer, RunningAnswer
+from vstream.ingest import Ingest
+from vstream.memory.block import Tier
+from vstream.sampling import Counters
+from vstream.stream_memory import StreamMemory
+from vstream.types import Clip, Frame, format_seconds
+
+if TYPE_CHECKING:
+    from vstream.config import Config, DecodeOptions
+    from vstream.models.base import Adapter, Question
+    from vstream.sources import Source
+
+NOTHING_SEEN = "Nothing has been seen yet."
+
+
+@dataclass(frozen=True)
+class Status:
+    """A session at a glance.
+
+    Attributes:
+        clock_seconds: time of the newest decoded frame, None before the first.
+        last_seconds: time of the newest committed frame, None before the first.
+        lag_seconds: how far that is behind the clock, and the most it was when a clip had been committed.
+        frames: what became of the frames.
+        blocks: level name to number of blocks.
+        moved: how many blocks were demoted and merged so far.
+        memory: bytes by tier.
+        running, waiting: answers.
+        ended: the source is over and all of it is committed.
+    """
+
+    clock_seconds: float | None
+    last_seconds: float | None
+    lag_seconds: float
+    max_lag_seconds: float
+    frames: Counters
+    blocks: dict[str, int]
+    moved: dict[str, int]
+    memory: MemoryReport
+    running: int
+    waiting: int
+    ended: bool
+
+
+@dataclass(frozen=True, eq=False)
+class _Pending:
+    """A question that waits. `at_seconds` is inf for the end of the stream; `now` if no later frame had arrived."""
+
+    answer: Answer
+    question: Question
+    options: DecodeOptions
+    at_seconds: float
+    now: bool
+
+
+class Session:
+    """One stream, its memory, and the questions about it.
+
+    Attributes:
+        failure: what ended it, None while all is well.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        source: Source | None,
+        config: Config,
+        *,
+        folder: Path | None = None,
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Opens or resumes a memory and gets ready to watch; `start` lets frames in.
+
+        Args:
+            adapter: the model.
+            source: what to watch, None to ask a memory only. It is closed with the session.
+            config: all settings.
+            folder: where the memory is kept; None keeps it while the session lasts.
+            wake: called when there may be work.
+
+        Raises:
+            ValueError: if the budgets cannot hold a clip, or the folder is not a memory of this model and source.
+        """
+        self.adapter, self.source, self.config = adapter, source, config
+        self.failure: Exception | None = None
+        self._wake = wake
+        self._lock = threading.Lock()  # the waiting questions; held for moments only
+        self._working = threading.RLock()  # the memory and the running answers; held for a whole step
+        self._pending: list[_Pending] = []
+        self._running: list[RunningAnswer] = []
+        self._max_lag_seconds = 0.0
+        self._closed = False
+        with torch.inference_mode():
+            name = source.name if source else None
+            self.memory = StreamMemory(adapter, config, source_name=name, folder=folder)
+        self.ingest = self._make_ingest(source) if source else None
+        self._answerer = Answerer(self.memory, config)
+
+    def start(self) -> None:
+        """Lets frames in, on a thread of their own."""
+        if self.ingest:
+            self.ingest.start()
+
+    # The worker's side ----------------------------------------------------------------------------------------------
+
+    def step(self) -> bool:
+        """One small piece of work: a question that is due, else a clip; then one token for every running answer.
+
+        Returns:
+            Whether there was anything to do.
+        """
+        with self._working, torch.inference_mode():
+            if self._closed:
+                return False
+            pending = self._take_due_question()
+            clip = self.ingest.take_clip() if self.ingest and pending is None else None
+            if pending is not None:
+                self._answer(pending)
+            if clip is not None:
+                self._watch(clip)
+            return self._decode() or pending is not None or clip is not None
+
+    def run(self) -> None:
+        """Steps until the source is over and every question is answered: for programs without an engine."""
+        while self.step() or not (self.ingest is None or self.ingest.drained):
+            pass
+
+    def fail(self, error: Exception) -> None:
+        """Ends the session because of an error: every open answer gets it. What was committed stays."""
+        self.failure = self.failure or error
+        self.close()
+
+    def _watch(self, clip: Clip) -> None:
+        """Encodes a clip, keeps it in window and memory, and acknowledges it."""
+        assert self.ingest is not None
+        features = self.adapter.encode(clip.frames)  # [T, P, E]
+        span = self.adapter.layout(clip.frames, features)  # [N] tokens
+        self.memory.watch(clip, features, span, self.ingest.counters_if_committed(clip))
+        self.ingest.commit(clip)
+        self._max_lag_seconds = max(self._max_lag_seconds, self.lag_seconds)
+
+    def _answer(self, pending: _Pending) -> None:
+        """Takes the snapshot and starts the answer; what is wrong with a question is that answer's error alone."""
+        answer = pending.answer
+        answer.frames, answer.memory = self._counters(), self._memory_report()
+        try:
+            at_seconds = self._checked_time(pending.at_seconds)
+            frames = self._open_frames(at_seconds)
+            view = self.memory.view(at_seconds)
+        except ValueError as error:
+            answer.fail(error)
+            return
+        answer.asked_at_seconds = at_seconds
+        if view.end_seconds is None and not frames:
+            answer.add(NOTHING_SEEN, num_tokens=0)
+            answer.finish("nothing-seen")
+            return
+        self._running.append(self._answerer.start(answer, pending.question, pending.options, view, frames))
+
+    def _decode(self) -> bool:
+        """One token for every running answer; those that are over join the dialogue, kept with the next commit."""
+        worked = bool(self._running)
+        for running in list(self._running):
+            running.step()
+            if running.answer.done:
+                self._running.remove(running)
+                self.memory.add_turn(running.answer)
+        return worked
+
+    # Asking ---------------------------------------------------------------------------------------------------------
+
+    def ask(
+        self,
+        question: str,
+        *,
+        at: float | Literal["now", "end"] | None = None,
+        options: DecodeOptions | None = None,
+    ) -> Answer:
+        """Asks, and returns at once; the answer fills while the watching goes on.
+
+        Args:
+            question: plain text.
+            at: the stream time in seconds at which it is asked: no later frame is seen. "now" is the newest frame
+                received, "end" the end of the source. Unless given: "now" on a live or paced source, else "end".
+            options: how to generate, the configuration's unless given.
+
+        Raises:
+            ValueError: if the question is empty or too long, or the time is not one.
+            RuntimeError: if the session has ended.
+        """
+        options = options or self.config.decode
+        tokens = self._checked_question(question, options)
+        with self._lock:
+            if self._closed:
+                raise RuntimeError(f"the session has ended{f' ({self.failure})' if self.failure else ''}")
+            at_seconds, now = self._resolve(at)
+            answer = Answer(question, None if math.isinf(at_seconds) else at_seconds)
+            self._pending.append(_Pending(answer, tokens, options, at_seconds, now))
+            self._pending.sort(key=lambda pending: pending.at_seconds)
+        self._wake()
+        return answer
+
+    def _checked_question(self, text: str, options: DecodeOptions) -> Question:
+        if not text.strip():
+            raise ValueError("the question is empty; ask something about the video")
+        if options.max_tokens > self.config.max_answer_tokens:
+            limit = self.config.max_answer_tokens
+            raise ValueError(f"max_tokens is {options.max_tokens}, but this session allows at most {limit}")
+        with torch.inference_mode():
+            question, limit = self.adapter.question(text), self.config.max_question_tokens
+        if len(question.span) > limit:
+            raise ValueError(f"the question has {len(question.span)} tokens, but at most {limit} fit; shorten it")
+        needed = self._answerer.num_bytes(question, options)
+        if needed > self.config.answer_bytes:
+            raise ValueError(f"the answer needs {needed} bytes of memory, but answer_bytes is {self.config.answer_bytes}")
+        return question
+
+    def _resolve(self, at: float | str | None) -> tuple[float, bool]:
+        """A stream time in seconds (inf: the end), and whether it is the present."""
+        live = self.source is not None and (self.source.is_live or self.config.realtime)
+        at = ("now" if live else "end") if at is None else at
+        if at == "end":
+            return math.inf, False
+        if at == "now":
+            return self._newest_seconds(), True
+        if isinstance(at, str) or not 0 <= at < math.inf:
+            raise ValueError(f"at must be a stream time in seconds >= 0, 'now' or 'end', got {at!r}")
+        return float(at), False
+
+    def _take_due_question(self) -> _Pending | None:
+        """The first question whose time has come, if the answers' budget has room for it."""
+        with self._lock:
+            for pending in [pending for pending in self._pending if pending.answer.cancelled]:
+                pending.answer.finish("cancelled")
+                self._pending.remove(pending)
+            due = next((pending for pending in self._pending if self._is_due(pending)), None)
+            if due is None or not self._has_room(due):
+                return None
+            self._pending.remove(due)
+        if not due.now:
+            due.answer.mark_received()
+        return due
+
+    def _has_room(self, pending: _Pending) -> bool:
+        used = sum(running.num_bytes for running in self._running)
+        return used + self._answerer.num_bytes(pending.question, pending.options) <= self.config.answer_bytes
+
+    def _is_due(self, pending: _Pending) -> bool:
+        """Whether every frame up to its time is committed or in hand, and no clip with later ones is committed."""
+        at_seconds = pending.at_seconds
+        if self.ingest is None or at_seconds < self._last_seconds():
+            return True
+        clip = self.ingest.peek_clip()
+        if clip is not None:
+            return at_seconds < clip.end_seconds
+        if pending.now:
+            return True
+        return self.ingest.drained if math.isinf(at_seconds) else self.ingest.has_received_past(at_seconds)
+
+    def _checked_time(self, at_seconds: float) -> float:
+        """A stream time that exists: the newest for inf."""
+        newest = self._newest_seconds()
+        if math.isinf(at_seconds):
+            return newest
+        over = self.ingest is None or self.ingest.drained
+        end = max(newest, (self.source.duration_seconds if self.source else None) or 0.0)
+        if over and at_seconds > end + 1e-3:
+            asked = format_seconds(at_seconds)
+            raise ValueError(f"the question is asked at {asked}, but the video ends at {format_seconds(end)}")
+        return at_seconds
+
+    def _open_frames(self, until_seconds: float) -> tuple[Frame, ...]:
+        """Frames received but not yet encoded: an answer sees them without changing what is remembered."""
+        if self.ingest is None:
+            return ()
+        clip = self.ingest.peek_clip()
+        frames: Sequence[Frame] = clip.frames if clip else self.ingest.open_frames()
+        return tuple(frame for frame in frames if frame.pts_seconds <= until_seconds)
+
+    # Looking at it, and closing -------------------------------------------------------------------------------------
+
+    def status(self) -> Status:
+        """The session at this moment; waits for the step that is under way."""
+        with self._working:
+            return Status(
+                clock_seconds=self.ingest.clock_seconds if self.ingest else None,
+                last_seconds=self.memory.last_seconds,
+                lag_seconds=self.lag_seconds,
+                max_lag_seconds=self._max_lag_seconds,
+                frames=self._counters(),
+                blocks=self.memory.num_blocks(),
+                moved=dict(self.memory.pyramid.counts),
+                memory=self._memory_report(),
+                running=len(self._running),
+                waiting=len(self._pending),
+                ended=self.ingest is None or self.ingest.drained,
+            )
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed, or has failed."""
+        return self._closed
+
+    def close(self) -> None:
+        """Stops watching, cancels open answers and lets the memory go; what was committed stays. Idempotent.
+
+        Frames of a live source that wait are encoded first: they would not come again.
+        """
+        if self.ingest:
+            self.ingest.stop()
+        with self._working, torch.inference_mode():
+            if not self._closed:
+                self._flush_live()
+                self._end_answers()
+                self.memory.close()
+
+    def _flush_live(self) -> None:
+        if self.ingest and self.ingest.source.is_live and self.failure is None:
+            while clip := self.ingest.take_clip(flush=True):
+                self._watch(clip)
+
+    def _end_answers(self) -> None:
+        with self._lock:
+            self._closed = True
+            open_answers = [running.answer for running in self._running] + [one.answer for one in self._pending]
+            self._running, self._pending = [], []
+        for answer in open_answers:
+            if self.failure:
+                answer.fail(self.failure)
+            else:
+                answer.finish("cancelled")
+
+    def _make_ingest(self, source: Source) -> Ingest:
+        config, memory = self.config, self.memory
+        return Ingest(
+            source,
+            fps=config.fps,
+            clip_frames=config.clip_frames,
+            max_queue_frames=config.max_queue_frames,
+            policy=config.queue_policy,
+            realtime=config.realtime,
+            on_change=self._wake,
+            resume_after_seconds=memory.last_seconds,
+            base=memory.counters,
+        )
+
+    def _last_seconds(self) -> float:
+        return -1.0 if self.memory.last_seconds is None else self.memory.last_seconds
+
+    def _newest_seconds(self) -> float:
+        clock = self.ingest.clock_seconds if self.ingest else None
+        return max(clock or 0.0, self._last_seconds(), 0.0)
+
+    @property
+    def lag_seconds(self) -> float:
+        """How far the newest committed frame is behind the newest decoded one."""
+        clock = self.ingest.clock_seconds if self.ingest else None
+        return 0.0 if clock is None else max(0.0, clock - max(self._last_seconds(), 0.0))
+
+    def _counters(self) -> Counters:
+        return self.ingest.counters() if self.ingest else self.memory.counters
+
+    def _memory_report(self) -> MemoryReport:
+        tiers, hot = self.memory.store.tier_bytes(), self.memory.bytes_in_cache()
+        answers = sum(running.num_bytes for running in self._running)
+        return MemoryReport(
+            blocks=sum(self.memory.num_blocks().values()),
+            device_bytes=tiers[Tier.DEVICE] + hot + answers,
+            host_bytes=tiers[Tier.HOST],
+            disk_bytes=tiers[Tier.DISK],
+        )

@@ -1,0 +1,194 @@
+"""Video files through PyAV (FFmpeg): every frame at its own pts, upright, whatever the container.
+
+This module knows nothing of sampling: which frames become RGB is the caller's `wanted`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.video.reformatter import VideoReformatter
+
+from vstream.sources.base import Source, fitted_size
+
+MAX_REORDER_SECONDS = 1.0
+"""A pts further back than this is no B-frame out of place: the file's clock began anew (joined recordings)."""
+
+
+class StreamClock:
+    """Turns pts into seconds that start at 0.
+
+    * A frame without pts comes one average frame interval after the frame before it.
+    * Where the clock jumps back by more than `MAX_REORDER_SECONDS`, as in joined recordings, it goes on one interval
+      after the latest frame.
+
+    Attributes:
+        jumps: how often the file's clock jumped back.
+    """
+
+    def __init__(self, *, start_pts: int | None, time_base: Fraction, interval_seconds: float) -> None:
+        self._zero_pts = start_pts
+        self._time_base = time_base
+        self._interval_seconds = interval_seconds
+        self._offset_seconds = 0.0
+        self._previous_seconds: float | None = None
+        self._latest_seconds = 0.0
+        self.jumps = 0
+
+    def seconds(self, pts: int | None) -> float:
+        """Stream time of the next decoder output."""
+        seconds = self._following() if pts is None else self._from_pts(pts)
+        self._previous_seconds = seconds
+        self._latest_seconds = max(self._latest_seconds, seconds)
+        return seconds
+
+    def _following(self) -> float:
+        return 0.0 if self._previous_seconds is None else self._previous_seconds + self._interval_seconds
+
+    def _from_pts(self, pts: int) -> float:
+        if self._zero_pts is None:
+            self._zero_pts = pts
+        since_zero = float((pts - self._zero_pts) * self._time_base)
+        if since_zero + self._offset_seconds < self._latest_seconds - MAX_REORDER_SECONDS:
+            self._offset_seconds = self._latest_seconds + self._interval_seconds - since_zero
+            self.jumps += 1
+        return since_zero + self._offset_seconds
+
+
+class FileSource(Source):
+    """The first video stream of a file.
+
+    Truncated and damaged files give every frame that can be decoded and then end; damaged packets and frames that the
+    decoder marks as corrupt are counted in `errors`. Pixels are taken as square; a mirroring display matrix only turns.
+
+    Raises:
+        ValueError: if the file is a folder, empty, no video, or no frame of it can be decoded.
+        FileNotFoundError: if there is no such file.
+    """
+
+    def __init__(self, path: str | Path, *, max_side: int) -> None:
+        path = Path(path)
+        super().__init__(path.name, max_side=max_side)
+        check_file(path)
+        self._container = open_container(path)
+        try:
+            self._stream = video_streams(self._container)[0]
+            self._stream.thread_type = "AUTO"
+            self._clock = _clock_of(self._stream)
+            self.duration_seconds = _duration_seconds(self._container, self._stream)
+            self._reformatter = VideoReformatter()
+            self._decoder = self._decode()
+            self._first = next(self._decoder, None)
+            if self._first is None:
+                raise ValueError(f"{path} is damaged: not one frame of its video can be decoded")
+        except ValueError:
+            self._container.close()
+            raise
+
+    def _pictures(self) -> Iterator[tuple[float, av.VideoFrame]]:
+        assert self._first is not None, "the constructor has read one frame"
+        first, self._first = self._first, None
+        return chain([first], self._decoder)
+
+    def _decode(self) -> Iterator[tuple[float, av.VideoFrame]]:
+        for packet in self._packets():
+            for frame in self._decode_packet(packet):
+                seconds = self._clock.seconds(frame.pts)
+                if frame.is_corrupt:
+                    self.decoded += 1
+                    self.errors += 1
+                else:
+                    yield seconds, frame
+
+    def _packets(self) -> Iterator[Any]:
+        """The stream's packets, then None to empty the decoder; a file that breaks off in the middle just ends."""
+        packets = self._container.demux(self._stream)
+        try:
+            while not self._interrupted.is_set() and (packet := next(packets, None)) is not None:
+                if packet.size:  # PyAV adds empty packets at the end
+                    yield packet
+        except av.FFmpegError:
+            self.errors += 1
+        yield None
+
+    def _decode_packet(self, packet: Any) -> list[av.VideoFrame]:
+        try:
+            return list(self._stream.codec_context.decode(packet))
+        except av.FFmpegError:
+            self.errors += 1
+            return []
+
+    def _image(self, picture: av.VideoFrame) -> npt.NDArray[np.uint8]:
+        width, height = fitted_size(picture.width, picture.height, self.max_side)
+        rgb = self._reformatter.reformat(picture, width=width, height=height, format="rgb24")
+        quarter_turns = round(picture.rotation / 90)
+        return np.ascontiguousarray(np.rot90(rgb.to_ndarray(), quarter_turns))
+
+    @property
+    def warning(self) -> str | None:
+        """One sentence about what could not be read so far, None while all is well."""
+        if self.errors or not self._clock.jumps:
+            return super().warning
+        return f"{self.name}: the file's clock began anew ({self._clock.jumps} x), the stream's clock goes on."
+
+    def close(self) -> None:
+        """Closes the file; to be called when no thread reads it any more."""
+        super().close()
+        self._decoder.close()  # type: ignore[attr-defined]
+        self._container.close()
+
+
+def check_file(path: Path) -> None:
+    """Refuses what cannot be a video file, in one sentence that names it."""
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}")
+    if not path.is_file():
+        raise ValueError(f"{path} is not a regular file")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty (0 bytes)")
+
+
+def open_container(path: Path) -> av.container.InputContainer:
+    """An open container with at least one video stream that is no cover art, or `ValueError`."""
+    try:
+        container = _open_seekable_or_not(f"file:{path}")  # file: no name is taken for a URL or a pattern
+    except av.FFmpegError as error:
+        raise ValueError(f"{path} cannot be read as a video: {error.strerror}") from error
+    if container.format.name == "tty" or not video_streams(container):
+        held = {"cover art" if stream.type == "video" else stream.type for stream in container.streams}
+        kinds = "text" if container.format.name == "tty" else " and ".join(sorted(held)) or "an empty container"
+        container.close()
+        raise ValueError(f"{path} holds no video, only {kinds}")
+    return container
+
+
+def _open_seekable_or_not(url: str) -> av.container.InputContainer:
+    """A fragmented mp4 that breaks off in a fragment's header opens only where FFmpeg cannot seek ahead to it."""
+    try:
+        return av.open(url, metadata_errors="replace")
+    except av.FFmpegError:
+        return av.open(url, metadata_errors="replace", options={"seekable": "0"})
+
+
+def video_streams(container: av.container.InputContainer) -> list[Any]:
+    """The video streams, without the attached pictures of music files."""
+    cover = av.stream.Disposition.attached_pic
+    return [stream for stream in container.streams.video if not stream.disposition & cover]
+
+
+def _clock_of(stream: Any) -> StreamClock:
+    rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+    return StreamClock(start_pts=stream.start_time, time_base=stream.time_base, interval_seconds=float(1 / rate))
+
+
+def _duration_seconds(container: av.container.InputContainer, stream: Any) -> float | None:
+    if stream.duration is not None:
+        return float(stream.duration * stream.time_base)
+    return None if container.duration is None else container.duration / av.time_base
