@@ -12,9 +12,9 @@ from torch import Tensor
 def invert_rotary(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     """Tables that undo a rotation by `(cos, sin)`, scaled tables (yarn) included.
 
-    A rotary pair is multiplied by the matrix [[c, -s], [s, c]]; its inverse is [[c, s], [-s, c]] / (c^2 + s^2). Dividing
-    by the measured norm makes the inverse exact although the tables are rounded to float32, and takes the model's
-    `attention_scaling` out again.
+    A rotary pair is multiplied by the matrix [[c, -s], [s, c]]; its inverse is [[c, s], [-s, c]] / (c^2 + s^2).
+    Dividing by the measured norm makes the inverse exact although the tables are rounded to float32, and takes the
+    model's `attention_scaling` out again.
 
     Args:
         cos, sin: [1, N, D].

@@ -107,7 +107,7 @@ class Block:
 
     def __post_init__(self) -> None:
         layers, two, heads, tokens, dim = self.kv.shape
-        assert two == 2 and tokens == self.meta.num_tokens, f"kv {list(self.kv.shape)} of {self.meta}"
+        assert (two, tokens) == (2, self.meta.num_tokens), f"kv {list(self.kv.shape)} of {self.meta}"
         assert self.representative.shape == (layers, heads, dim), f"representative {list(self.representative.shape)}"
         assert self.representative.dtype == torch.float16, f"representative {self.representative.dtype}"
 
@@ -118,7 +118,8 @@ class Block:
 def prefix_until(meta: BlockMeta, seconds: float) -> BlockMeta:
     """The part of a detail block whose frames are no later than `seconds`; its kv is cut to the same length.
 
-    Causal attention makes the prefix exact: its keys and values never saw the later frames.
+    Causal attention makes the prefix exact: its keys and values never saw the later frames. The choice of its picture
+    did, so a shortened block has none.
     """
     assert meta.level == 0, f"only detail blocks have prefixes, not {meta}"
     keep = int((meta.seconds <= seconds).sum())
@@ -127,6 +128,12 @@ def prefix_until(meta: BlockMeta, seconds: float) -> BlockMeta:
     advance = meta.advance if keep == meta.num_tokens else meta.positions[:, keep].clone()
     frames = len(torch.unique(kept))
     return replace(
-        meta, end_seconds=float(kept.max()), weight=float(frames), kinds=meta.kinds[:keep], seconds=kept,
-        positions=meta.positions[:, :keep], advance=advance,
+        meta,
+        end_seconds=float(kept.max()),
+        weight=float(frames),
+        kinds=meta.kinds[:keep],
+        seconds=kept,
+        positions=meta.positions[:, :keep],
+        advance=advance,
+        picture_seconds=meta.picture_seconds if keep == meta.num_tokens else float("nan"),
     )

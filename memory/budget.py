@@ -5,6 +5,7 @@ This module allocates nothing and knows nothing of blocks that exist.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vstream.memory.block import BlockShape, Tier
@@ -82,11 +83,11 @@ class Budgets:
     @property
     def max_blocks(self) -> int:
         """Most blocks at once: bounded by the home, and by the device bytes that their representatives may take."""
-        by_home = self.capacity_bytes // self._record_bytes(1)
         device = self.tiers[Tier.DEVICE]
         if self.home is Tier.DEVICE or not device:
-            return by_home
-        return min(by_home, (device // 2 if self._fits_cache(device - device // 2) else device) // self._row_bytes)
+            return self._home_blocks
+        share = device // 2 if self._fits_cache(device - device // 2) else device
+        return min(self._home_blocks, share // self._row_bytes)
 
     def slots(self, tier: Tier) -> int:
         """Slots of a tier's slab; 0 where it keeps no blocks or is a cache too small for the largest one."""
@@ -98,8 +99,19 @@ class Budgets:
 
     def charge(self, num_tokens: int, picture_bytes: int = 0) -> int:
         """Bytes a block counts at home: its own, at least a share so large that `max_blocks` is never exceeded."""
-        share = -(-self.capacity_bytes // self.max_blocks)
+        share = -(-self.capacity_bytes // self.max_blocks) if self.max_blocks < self._home_blocks else 0
         return max(self._record_bytes(num_tokens, picture_bytes), share)
+
+    def check_holds(self, sizes: Sequence[tuple[int, int]], what: str) -> None:
+        """Raise ValueError unless blocks of these tokens and picture bytes fit; says which budget they need."""
+        own = sum(self._record_bytes(*size) for size in sizes)
+        if own > self.capacity_bytes:
+            short, needed = self.home, self.needed_bytes(own)
+        elif sum(self.charge(*size) for size in sizes) > self.capacity_bytes:
+            short, needed = Tier.DEVICE, 2 * self._home_blocks * self._row_bytes
+        else:
+            return
+        raise ValueError(f"{_name(short)}={self.tiers[short]} is less than {what} uses; give at least {needed}")
 
     def needed_bytes(self, used: int) -> int:
         """The smallest home budget whose capacity is at least `used`."""
@@ -120,6 +132,11 @@ class Budgets:
 
     def _fits_cache(self, given: int) -> bool:
         return given // self.slot_bytes >= slots_for(self.max_block_tokens, self.slot_tokens)
+
+    @property
+    def _home_blocks(self) -> int:
+        """Most blocks that the home has bytes for."""
+        return self.capacity_bytes // self._record_bytes(1)
 
     @property
     def _row_bytes(self) -> int:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -82,18 +83,17 @@ class DiskTier:
         goes down.
         """
         map_bytes = (disk_bytes - FIXED_DISK_BYTES) // PAGE_BYTES * PAGE_BYTES
-        if not folders.find_memory(folder):
-            folders.make_folder(folder)
+        folders.find_memory(folder)
         writer = folders.lock_writer(folder)
-        try:
+        with ExitStack() as undo:
+            undo.callback(os.close, writer)
             if not folders.find_memory(folder):
                 _create(folder, identity, map_bytes)
             folders.check_identity(folder, folders.read_manifest(folder)["identity"], identity)
             _fit_file(folder, map_bytes)
-            return _checked(cls(folder, _open_env(folder, map_size=map_bytes, sync=durable), writer))
-        except BaseException:
-            os.close(writer)
-            raise
+            tier = cls(folder, _open_env(folder, map_size=map_bytes, sync=durable), writer)
+            undo.pop_all()
+        return _checked(tier)
 
     @classmethod
     def open_readonly(cls, folder: Path) -> DiskTier:
@@ -154,8 +154,10 @@ class DiskTier:
                 f"{self._env.info()['map_size']} bytes, so nothing was changed; give it a larger disk budget"
             ) from error
         except (lmdb.Error, OSError) as error:
+            free = shutil.disk_usage(self.folder).free
             raise OSError(
-                f"could not write to the memory in {self.folder} ({error}), so nothing was changed"
+                f"could not write to the memory in {self.folder} ({error}; {free} bytes are free there), "
+                "so nothing was changed"
             ) from error
 
     def page_counts(self, part: Part) -> dict[int, int]:
@@ -283,7 +285,7 @@ def _create(folder: Path, identity: folders.Identity, map_bytes: int) -> None:
 
     folders.remove_unfinished(folder)
     try:
-        folders.make_folder(folder)
+        folders.reserve_lock_file(folder)
         with _open_env(folder, map_size=map_bytes) as env, env.begin(write=True) as txn:
             txn.cursor().putmulti(to_pages(Part.IDENTITY, 0, _identity_body(identity)))
         folders.write_manifest(folder, identity)

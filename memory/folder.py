@@ -122,9 +122,8 @@ def extend(folder: Path, num_bytes: int) -> None:
         os.truncate(path, num_bytes)
 
 
-def make_folder(folder: Path) -> None:
-    """Make the folder and, already with space behind it, LMDB's lock file: it is mapped, and a full disk would kill."""
-    folder.mkdir(parents=True, exist_ok=True)
+def reserve_lock_file(folder: Path) -> None:
+    """Make LMDB's lock file with space behind it: it is mapped, and writing to it on a full disk would kill us."""
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         os.posix_fallocate(descriptor, 0, _LOCK_BYTES)
@@ -139,12 +138,13 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def lock_writer(folder: Path) -> int:
-    """Become the folder's one writer; the lock goes when the descriptor is closed or the process dies.
+    """Become the one writer of a folder, made if it is absent; the lock goes when the descriptor is closed or the process dies.
 
     Raises:
         OSError: if the folder cannot be written to, or somebody else is its writer.
     """
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / WRITER, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise OSError(error.errno, f"cannot write to the memory folder {folder}: {error.strerror}") from error

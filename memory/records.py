@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from enum import IntEnum
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -91,14 +92,18 @@ def open_page(key: bytes, value: bytes | memoryview | None) -> memoryview:
     Raises:
         DamagedError: if it is missing or its checksum is not that of its bytes.
     """
-    part, block_id, page = _KEY.unpack(key)
-    name = f"page {page} of the {Part(part).name.lower()} of block {block_id}"
     if value is None:
-        raise DamagedError(f"{name} is missing")
+        raise DamagedError(f"{_page_name(key)} is missing")
     view = memoryview(value)
-    if bytes(view[:8]) != checksum(key, view[8:]):
-        raise DamagedError(f"{name} does not match its checksum")
-    return view[8:]
+    chunk = view[8:]
+    if view[:8] != checksum(key, chunk):
+        raise DamagedError(f"{_page_name(key)} does not match its checksum")
+    return chunk
+
+
+def _page_name(key: bytes) -> str:
+    part, block_id, page = parse_key(key)
+    return f"page {page} of the {part.name.lower()} of block {block_id}"
 
 
 def from_pages(pages: Iterable[tuple[bytes, memoryview]]) -> bytes:
@@ -130,7 +135,7 @@ def span_pages(start: int, stop: int) -> Iterator[tuple[int, int, int]]:
 def tensor_bytes(tensor: Tensor) -> memoryview:
     """A tensor's elements as raw bytes, row by row, whatever its dtype and device."""
     flat = tensor.detach().contiguous().cpu().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy())
+    return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
 def own(meta: BlockMeta) -> BlockMeta:
@@ -165,8 +170,8 @@ def encode_meta(meta: BlockMeta, representative: Tensor, picture_bytes: int) -> 
 def decode_meta(body: bytes) -> tuple[BlockMeta, Tensor, int]:
     """Metadata, representative [L, K, D] float16 and the number of picture bytes: the reverse of `encode_meta`."""
     offset = _LENGTH.size + _LENGTH.unpack_from(body)[0]
-    head = json.loads(body[_LENGTH.size : offset])
-    tensors = {}
+    head: dict[str, Any] = json.loads(body[_LENGTH.size : offset])
+    tensors: dict[str, Any] = {}
     for name, dtype in (_TENSORS | {"representative": torch.float16}).items():
         shape = head["shapes"][name]
         count = torch.Size(shape).numel()

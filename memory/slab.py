@@ -87,12 +87,19 @@ class Slab:
             self.forget(block_id)
         return True
 
+    def shrink(self, keep: Container[int], limit_slots: int) -> None:
+        """Forget least recently used blocks, none of `keep`, until at most `limit_slots` are used or no more may go."""
+        for block_id in self.ids:
+            if self.used_slots > limit_slots and block_id not in keep:
+                self.forget(block_id)
+
     def write(self, block_id: int, kv: Tensor) -> None:
         """Copy a block's kv [L, 2, K, N, D], from any device, into free slots."""
         num_tokens = kv.shape[3]
         slots = self._take(block_id, num_tokens)
         padding = len(slots) * self.slot_tokens - num_tokens
-        padded = torch.nn.functional.pad(kv, (0, 0, 0, padding)).unflatten(3, (len(slots), self.slot_tokens))
+        padded = torch.nn.functional.pad(kv, (0, 0, 0, padding))
+        padded = padded.view(*kv.shape[:3], len(slots), self.slot_tokens, kv.shape[4])  # [L, 2, K, S, P, D]
         self.data[:, self._index(slots)] = padded.permute(0, 3, 1, 2, 4, 5).to(self.data.device)
 
     def copy_from(self, other: Slab, block_id: int) -> None:

@@ -268,7 +268,7 @@ class BlockStore:
             self._temporary = tempfile.TemporaryDirectory(prefix="vstream-")
         where = folder if folder is not None else Path(self._temporary.name)  # type: ignore[union-attr]
         shape = self.shape
-        layout = {
+        layout: dict[str, str | int] = {
             "layers": shape.num_layers, "kv heads": shape.num_kv_heads, "head dim": shape.head_dim,
             "dtype": str(shape.dtype).removeprefix("torch."),
         }  # fmt: skip
@@ -280,14 +280,13 @@ class BlockStore:
         if not self.disk:
             return
         try:
-            for stored in self.disk.blocks():
+            found = list(self.disk.blocks())
+            sizes = [(stored.meta.num_tokens, stored.picture_bytes) for stored in found]
+            self._budgets.check_holds(sizes, f"the memory in {self.disk.folder}")
+            self.representatives.reserve(len(found))
+            for stored in found:
                 self._index(stored.meta, stored.picture_bytes, stored.representative)
             self._state = self.disk.state
-            if self._used > self.capacity_bytes:
-                raise ValueError(
-                    f"disk_bytes={self._budgets.tiers[Tier.DISK]} is less than the memory in {self.disk.folder} uses; "
-                    f"give at least {self._budgets.needed_bytes(self._used)}"
-                )
         except BaseException:
             self.close()
             raise

@@ -53,7 +53,7 @@ class Tiers:
     def put(self, block_id: int, kv: Tensor) -> None:
         """Write a new block's kv [L, 2, K, N, D] to the home slab, if that is its home, and to caches where it fits."""
         for tier, slab in self.slabs.items():
-            if tier is self.home or self._make_room(tier, kv.shape[3], ()):
+            if tier is self.home or self._make_room(tier, kv.shape[3], self.pins):
                 slab.write(block_id, kv)
 
     def forget(self, block_id: int) -> None:
@@ -65,7 +65,7 @@ class Tiers:
     def shrink(self) -> None:
         """Evict what no longer fits the host cache beside the reserved bytes."""
         if Tier.HOST in self.slabs and self.home is not Tier.HOST:
-            self._make_room(Tier.HOST, 0, ())
+            self.slabs[Tier.HOST].shrink(self.pins, self._limit_slots(Tier.HOST))
 
     def gather(self, layers: range, ids: Sequence[int], counts: Sequence[int], tokens: Mapping[int, int]) -> Tensor:
         """The first `counts` tokens of blocks, [len(layers), 2, K, N, D] on the device, in the order given.
@@ -81,7 +81,7 @@ class Tiers:
         size = (len(layers), 2, self._shape.num_kv_heads, sum(counts), self._shape.head_dim)
         out = torch.empty(size, dtype=self._shape.dtype, device=self._device)
         resident: dict[Tier, list[Span]] = {}
-        keep, start = set(ids), 0
+        keep, start = self.pins.keys() | set(ids), 0
         for block_id, count in zip(ids, counts, strict=True):
             tier = self._warm(block_id, tokens[block_id], keep)
             resident.setdefault(tier, []).append((block_id, count, start))
@@ -94,12 +94,14 @@ class Tiers:
         return out
 
     def _make_room(self, tier: Tier, num_tokens: int, keep: Collection[int]) -> bool:
-        """Evict from a cache, none of `keep` and nothing pinned, until `num_tokens` fit; whether they do."""
+        """Evict from a cache, none of `keep`, until `num_tokens` fit; whether they do."""
+        return self.slabs[tier].make_room(num_tokens, keep, self._limit_slots(tier))
+
+    def _limit_slots(self, tier: Tier) -> int:
+        """Slots of a cache that may be used: all, on the host as many as the reserved bytes leave."""
         slab = self.slabs[tier]
-        limit = slab.num_slots
-        if tier is Tier.HOST:
-            limit = min(limit, (self._host_bytes - self.reserved) // slab.slot_bytes)
-        return slab.make_room(num_tokens, self.pins.keys() | keep, limit)
+        left = max(0, self._host_bytes - self.reserved) // slab.slot_bytes
+        return min(slab.num_slots, left) if tier is Tier.HOST else slab.num_slots
 
     def _warm(self, block_id: int, num_tokens: int, keep: Collection[int]) -> Tier:
         """Bring a block into the caches above it where it fits; the fastest tier that holds it then."""

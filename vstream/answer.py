@@ -29,7 +29,7 @@ class Evidence:
         level: "detail" or "gist" (brought back from memory), "window" (recent), "open" (not encoded yet when asked).
         block_id: None for frames that were not yet encoded.
         picture: JPEG of a frame, b"" where there is none.
-        picture_seconds: the time of that frame.
+        picture_seconds: the time of that frame, None where there is none.
         wall_clock: Unix time of `start_seconds`, None where unknown.
     """
 
@@ -39,7 +39,7 @@ class Evidence:
     level: str
     block_id: int | None
     picture: bytes
-    picture_seconds: float
+    picture_seconds: float | None
     wall_clock: float | None = None
 
     def __repr__(self) -> str:
@@ -93,15 +93,11 @@ class Answer:
         Raises:
             The error that ended it, if one did.
         """
-        read = 0
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: len(self._pieces) > read or self.done)
-                pieces, read = self._pieces[read:], len(self._pieces)
-                over = self.done
+        read, over = 0, False
+        while not over:
+            pieces, over = self._news(read)
+            read += len(pieces)
             yield from pieces
-            if over:
-                break
         if self._error:
             raise self._error
 
@@ -117,6 +113,12 @@ class Answer:
         if self._error:
             raise self._error
         return "".join(self._pieces)
+
+    def _news(self, read: int) -> tuple[list[str], bool]:
+        """Waits for pieces beyond the first `read`; those, and whether there will be no more."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._pieces) > read or self.done)
+            return self._pieces[read:], self.done
 
     def wait(self, timeout_seconds: float | None = None) -> bool:
         """Waits until it is over; False if it is not in time."""

@@ -5,6 +5,7 @@ This module knows nothing of sources, scheduling or threads.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from vstream.recall import Recall
 
 if TYPE_CHECKING:
     from vstream.config import Config, DecodeOptions
+    from vstream.memory.block import BlockMeta
     from vstream.models.base import Adapter, Question
     from vstream.stream_memory import StreamMemory, View
     from vstream.types import Frame, TokenSpan
@@ -118,7 +120,7 @@ class Answerer:
         if frames:
             positions = prompt.positions[:, : prompt.num_open]
             own = cache.representative(prompt.num_open, len(question.span), positions)
-            score = float(self._memory.retriever.scores(query, own[:, :, None])[0])
+            score = float(self._memory.retriever.score(query, own[:, :, None], view.mean_key)[0])
             evidence.append(self._open_evidence(frames, score))
         answer.evidence = tuple(sorted(evidence, key=lambda e: (-e.score, e.start_seconds))[:MAX_EVIDENCE])
         answer.snapshot_seconds = frames[-1].pts_seconds if frames else view.end_seconds
@@ -133,7 +135,7 @@ class Answerer:
             memory.store,
             memory.retriever,
             cache,
-            candidates=view.candidates,
+            view,
             detail_tokens=config.retrieve_tokens,
             gist_tokens=config.gist_tokens,
             original_positions=config.positions == "original",
@@ -159,19 +161,20 @@ class Answerer:
         recalled = [meta for meta in view.candidates if meta.id in recall.chosen]
         named = [(meta, LEVEL_NAMES[meta.level]) for meta in recalled] + [(meta, "window") for meta in window]
         best = sorted(named, key=lambda pair: (-recall.scores[pair[0].id], pair[0].id))[:MAX_EVIDENCE]
-        return [
-            Evidence(
-                start_seconds=meta.start_seconds,
-                end_seconds=meta.end_seconds,
-                score=recall.scores[meta.id],
-                level=level,
-                block_id=meta.id,
-                picture=self._memory.store.picture(meta.id),
-                picture_seconds=meta.picture_seconds,
-                wall_clock=None if meta.epoch_seconds is None else meta.epoch_seconds + meta.start_seconds,
-            )
-            for meta, level in best
-        ]
+        return [self._block_evidence(meta, level, recall.scores[meta.id]) for meta, level in best]
+
+    def _block_evidence(self, meta: BlockMeta, level: str, score: float) -> Evidence:
+        shown = not math.isnan(meta.picture_seconds)
+        return Evidence(
+            start_seconds=meta.start_seconds,
+            end_seconds=meta.end_seconds,
+            score=score,
+            level=level,
+            block_id=meta.id,
+            picture=self._memory.store.picture(meta.id) if shown else b"",
+            picture_seconds=meta.picture_seconds if shown else None,
+            wall_clock=None if meta.epoch_seconds is None else meta.epoch_seconds + meta.start_seconds,
+        )
 
     def _open_evidence(self, frames: Sequence[Frame], score: float) -> Evidence:
         newest = frames[-1]

@@ -21,13 +21,16 @@ if TYPE_CHECKING:
     from vstream.models.base import Adapter
     from vstream.types import TokenSpan
 
+
 class SpanLayer(CacheLayerMixin):
     """Keys and values of one layer: a span [begin, end) of a preallocated buffer.
 
     Appending a token writes one slot. Evicting behind the sink, and inserting behind it, move only the sink.
     """
 
-    def __init__(self, capacity: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, capacity: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
         """An empty span in a buffer of [1, K, capacity, D]; `begin` may be moved while it is empty."""
         super().__init__()
         self.keys = torch.empty(1, num_kv_heads, capacity, head_dim, dtype=dtype, device=device)
@@ -47,7 +50,7 @@ class SpanLayer(CacheLayerMixin):
     def write(self, at: int, keys: Tensor, values: Tensor) -> None:
         """Puts [1, K, N, D] at a place of the buffer."""
         stop = at + keys.shape[2]
-        assert at >= 0 and stop <= self.keys.shape[2], f"{at}..{stop} is outside a cache of {self.keys.shape[2]} tokens"
+        assert 0 <= at <= stop <= self.get_max_length(), f"{at}..{stop} is outside {self.get_max_length()} tokens"
         self.keys[:, :, at:stop] = keys
         self.values[:, :, at:stop] = values
 
@@ -84,6 +87,7 @@ class SpanLayer(CacheLayerMixin):
 
 
 def make_layers(adapter: Adapter, capacity: int) -> list[SpanLayer]:
+    """Empty layers for a model, each with a buffer of so many tokens."""
     heads, dim, dtype, device = adapter.num_kv_heads, adapter.head_dim, adapter.dtype, adapter.device
     return [SpanLayer(capacity, heads, dim, dtype, device) for _ in range(adapter.num_layers)]
 
@@ -154,8 +158,8 @@ class Snapshot:
 class StreamCache(Cache):
     """Sink and recent window of one stream, as the decoder sees them while it watches.
 
-    Positions grow with the stream and are rebased before they reach the trained length. The keys in it are always those
-    that `place` gives for the stored, un-rotated ones: a stream that was resumed holds the same bits as one that ran on.
+    Positions grow with the stream and are rebased before they reach the trained length. The keys in it are always
+    those that `place` gives for the stored, un-rotated ones: a resumed stream holds the same bits as one that ran on.
     """
 
     def __init__(self, adapter: Adapter, *, window_tokens: int, clip_tokens: int, reserve: int, limit: int) -> None:
@@ -210,7 +214,7 @@ class StreamCache(Cache):
         return kv, start
 
     def adopt(self, meta: BlockMeta) -> None:
-        """Makes the span that was just prefilled the newest block of the window (or the sink), and evicts the oldest."""
+        """Makes the span just prefilled the newest block of the window (or the sink), and evicts the oldest."""
         placed = Placed(meta, self.cursor)
         if self.sink is None:
             self.sink = placed

@@ -47,6 +47,7 @@ class Config:
         selection: one choice of blocks for all layers, or each layer's own.
         positions: blocks placed right before the window, or where they were when encoded.
         device_bytes, host_bytes, disk_bytes: budgets of the tiers.
+        decode_steps: tokens of every running answer before a waiting clip is served.
         answer_bytes: budget of running answers' own keys and values; more questions than fit wait.
         gist_share: part of the memory kept for the condensed level.
         gist_vision_tokens: vision tokens of a condensed block.
@@ -74,6 +75,7 @@ class Config:
     max_queue_frames: int = 64
     queue_policy: Literal["block", "drop-oldest"] = "block"
     realtime: bool = False
+    decode_steps: int = 8
     max_question_tokens: int = 512
     max_answer_tokens: int = 256
     decode: DecodeOptions = field(default_factory=DecodeOptions)
@@ -81,14 +83,25 @@ class Config:
     def __post_init__(self) -> None:
         if self.fps is not None:
             _check(0 < self.fps < float("inf"), "fps", self.fps, "a number > 0")
-        for name in ("clip_frames", "window_tokens", "max_queue_frames", "max_question_tokens", "max_answer_tokens"):
+        for name in (
+            "clip_frames",
+            "decode_steps",
+            "window_tokens",
+            "max_queue_frames",
+            "max_question_tokens",
+            "max_answer_tokens",
+        ):
             _check(getattr(self, name) >= 1, name, getattr(self, name), "a whole number >= 1")
         for name in ("retrieve_tokens", "gist_tokens", "answer_bytes", "device_bytes", "host_bytes", "disk_bytes"):
             _check(getattr(self, name) >= 0, name, getattr(self, name), "a whole number >= 0")
         _check(0 < self.gist_share < 1, "gist_share", self.gist_share, "a number in (0, 1)")
         _check(1 <= self.gist_vision_tokens <= 64, "gist_vision_tokens", self.gist_vision_tokens, "1 to 64")
-        _check(self.max_queue_frames >= self.clip_frames, "max_queue_frames", self.max_queue_frames,
-               f"at least clip_frames ({self.clip_frames})")
+        _check(
+            self.max_queue_frames >= self.clip_frames,
+            "max_queue_frames",
+            self.max_queue_frames,
+            f"at least clip_frames ({self.clip_frames})",
+        )
         for name, allowed in _CHOICES.items():
             _check(getattr(self, name) in allowed, name, getattr(self, name), f"one of {', '.join(allowed)}")
 

@@ -24,7 +24,7 @@ class Decoding:
     """
 
     def __init__(self, adapter: Adapter, cache: Any, logits: Tensor, cursor: Tensor, options: DecodeOptions) -> None:
-        """Continues a prompt in `cache` whose last token gave `logits` [V]; the first answer token is at `cursor` [A]."""
+        """Continues a prompt in `cache` whose last token gave `logits` [V]; the answer begins at `cursor` [A]."""
         self.token_ids: list[int] = []
         self.finish_reason: FinishReason | None = None
         self._adapter, self._cache, self._options = adapter, cache, options

@@ -122,7 +122,8 @@ class Engine:
         while not self._closing:
             self._work.clear()
             sessions = sorted(self._open_sessions(), key=lambda session: -session.lag_seconds)
-            if not any([_step(session) for session in sessions]):
+            worked = [_step(session) for session in sessions]
+            if not any(worked):
                 self._work.wait()
 
     def _open_sessions(self) -> list[Session]:

@@ -8,20 +8,31 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from vstream.types import Frame
 
 MAX_SIDE = 320
-QUALITY = 80
+MAX_BYTES = 32 * 1024
+QUALITIES = (80, 60, 40, 20, 5)
 
 
 def jpeg_of(frame: Frame) -> bytes:
-    """A frame as JPEG, its longest side at most `MAX_SIDE` pixels; b"" for frames that are features."""
+    """A frame as JPEG, its longest side at most `MAX_SIDE` pixels and at most `MAX_BYTES` long.
+
+    b"" for frames that are features.
+    """
     if frame.image.dtype != np.uint8:
         return b""
     from PIL import Image
 
     image = Image.fromarray(frame.image)
     image.thumbnail((MAX_SIDE, MAX_SIDE))
+    encoded = (_encoded(image, quality) for quality in QUALITIES)
+    return next(data for data in encoded if len(data) <= MAX_BYTES)
+
+
+def _encoded(image: Image.Image, quality: int) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, format="JPEG", quality=QUALITY)
+    image.save(buffer, format="JPEG", quality=quality)
     return buffer.getvalue()

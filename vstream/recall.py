@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vstream.memory.retriever import Retriever
     from vstream.memory.store import BlockStore
     from vstream.models.base import Adapter
+    from vstream.stream_memory import View
 
 
 class Recall:
@@ -35,18 +36,19 @@ class Recall:
         store: BlockStore,
         retriever: Retriever,
         cache: AnswerCache,
+        view: View,
         *,
-        candidates: Sequence[BlockMeta],
         detail_tokens: int,
         gist_tokens: int,
         original_positions: bool,
     ) -> None:
-        """Chooses among `candidates` (in time order) for the answer whose cache is given."""
+        """Chooses among what the view holds, for the answer whose cache is given."""
         self.chosen: set[int] = set()
         self.scores: dict[int, float] = {}
         self._adapter, self._store, self._retriever, self._cache = adapter, store, retriever, cache
         self._budgets = {GIST: gist_tokens, DETAIL: detail_tokens}
-        self._candidates = {level: [meta for meta in candidates if meta.level == level] for level in self._budgets}
+        self._candidates = {level: [m for m in view.candidates if m.level == level] for level in self._budgets}
+        self._view = view
         self._original = original_positions
         self._votes = 0
 
@@ -94,8 +96,9 @@ class Recall:
         self, query: Tensor, candidates: Sequence[BlockMeta], budget: int, layer: int | None
     ) -> list[BlockMeta]:
         """Chooses, and takes the scores into the mean over all who have chosen."""
-        representatives = self._store.representatives.rows([meta.id for meta in candidates])
-        selection = self._retriever.select(query, candidates, representatives, budget, layer)
+        layers = slice(None) if layer is None else slice(layer, layer + 1)
+        representatives = self._view.representatives_of(candidates)[layers]
+        selection = self._retriever.select(query, candidates, representatives, self._view.mean_key[layers], budget)
         for block_id, score in selection.scores.items():
             mean = self.scores.get(block_id, 0.0)
             self.scores[block_id] = mean + (score - mean) / (self._votes + 1)

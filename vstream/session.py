@@ -122,7 +122,7 @@ class Session:
     # The worker's side ----------------------------------------------------------------------------------------------
 
     def step(self) -> bool:
-        """One small piece of work: a question that is due, else a clip; then one token for every running answer.
+        """One small piece of work: a question that is due, else a clip; then a few tokens for every running answer.
 
         Returns:
             Whether there was anything to do.
@@ -176,13 +176,14 @@ class Session:
         self._running.append(self._answerer.start(answer, pending.question, pending.options, view, frames))
 
     def _decode(self) -> bool:
-        """One token for every running answer; those that are over join the dialogue, kept with the next commit."""
+        """A few tokens for every running answer; those that are over join the dialogue, kept with the next commit."""
         worked = bool(self._running)
-        for running in list(self._running):
-            running.step()
-            if running.answer.done:
-                self._running.remove(running)
-                self.memory.add_turn(running.answer)
+        for _ in range(self.config.decode_steps):
+            for running in list(self._running):
+                running.step()
+                if running.answer.done:
+                    self._running.remove(running)
+                    self.memory.add_turn(running.answer)
         return worked
 
     # Asking ---------------------------------------------------------------------------------------------------------
@@ -230,7 +231,7 @@ class Session:
             raise ValueError(f"the question has {len(question.span)} tokens, but at most {limit} fit; shorten it")
         needed = self._answerer.num_bytes(question, options)
         if needed > self.config.answer_bytes:
-            raise ValueError(f"the answer needs {needed} bytes of memory, but answer_bytes is {self.config.answer_bytes}")
+            raise ValueError(f"the answer needs {needed} bytes, but answer_bytes is {self.config.answer_bytes}")
         return question
 
     def _resolve(self, at: float | str | None) -> tuple[float, bool]:

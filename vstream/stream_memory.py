@@ -1,6 +1,6 @@
 """StreamMemory: all that is kept of one stream, and how it comes back after a restart.
 
-Sink and window in the cache, blocks in the pyramid, statistics in the retriever: one commit keeps them together. This
+Sink and window in the cache, blocks in the pyramid: one commit keeps them together. This
 module knows nothing of sources, threads or answers' texts.
 """
 
@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +20,9 @@ from torch import Tensor
 from vstream.cache import Placed, Snapshot, StreamCache, consecutive_starts, place
 from vstream.memory.block import Block, BlockMeta, BlockShape, prefix_until
 from vstream.memory.pyramid import DETAIL, LEVEL_NAMES, SINK, Pyramid
-from vstream.memory.retriever import make_retriever
+from vstream.memory.retriever import make_retriever, mean_key
 from vstream.memory.store import BlockStore
-from vstream.picture import jpeg_of
+from vstream.picture import MAX_BYTES, jpeg_of
 from vstream.sampling import Counters
 from vstream.types import Clip, Frame, TokenSpan, format_seconds
 
@@ -40,16 +42,39 @@ class View:
     Attributes:
         snapshot: sink and window.
         candidates: blocks behind the window, in time order.
-        end_seconds: the newest frame in either.
+        representatives: [L, K, B, D] float16, of `blocks`.
     """
 
     snapshot: Snapshot
     candidates: list[BlockMeta]
-    end_seconds: float | None
+    representatives: Tensor
+
+    @property
+    def blocks(self) -> list[BlockMeta]:
+        """Candidates, then the window."""
+        return [*self.candidates, *(placed.meta for placed in self.snapshot.window)]
+
+    @cached_property
+    def mean_key(self) -> Tensor:
+        """[L, K, 1, D], of all that can be seen: nothing later has a part in it."""
+        return mean_key(self.representatives, torch.tensor([meta.weight for meta in self.blocks]))
+
+    @property
+    def end_seconds(self) -> float | None:
+        """Time of the newest frame, None where there is none."""
+        return max((meta.end_seconds for meta in self.blocks), default=None)
+
+    def representatives_of(self, metas: Sequence[BlockMeta]) -> Tensor:
+        """[L, K, B, D] of some of the blocks."""
+        return self.representatives[:, :, [self._row[meta.id] for meta in metas]]
+
+    @cached_property
+    def _row(self) -> dict[int, int]:
+        return {meta.id: row for row, meta in enumerate(self.blocks)}
 
 
 class StreamMemory:
-    """One stream's cache, blocks and statistics. Only the session's worker calls it.
+    """One stream's cache and blocks. Only the session's worker calls it.
 
     Attributes:
         last_seconds: time of the newest committed frame, None before the first.
@@ -79,7 +104,7 @@ class StreamMemory:
         self.prompt_tokens = self.clip_tokens + config.max_question_tokens + config.max_answer_tokens
         self._check_tokens(len(sink))
         shape = BlockShape(adapter.num_layers, adapter.num_kv_heads, adapter.head_dim, adapter.dtype)
-        self.retriever = make_retriever(config.policy, shape)
+        self.retriever = make_retriever(config.policy)
         self.store = self._open_store(shape, max(self.clip_tokens, len(sink)), folder)
         try:
             self.pyramid = self._make_pyramid(len(sink))
@@ -118,7 +143,7 @@ class StreamMemory:
         if self.last_seconds is None or self.last_seconds <= until_seconds:
             window = {placed.meta.id for placed in self.cache.window}
             candidates = [meta for meta in self._past(SINK) if meta.id not in window]
-            return View(self.cache.snapshot(), candidates, self.last_seconds)
+            return self._view(self.cache.snapshot(), candidates)
         return self._past_view(until_seconds)
 
     def add_turn(self, answer: Answer) -> None:
@@ -153,8 +178,16 @@ class StreamMemory:
                 break
             room -= meta.num_tokens
             window.insert(0, meta)
-        end = max((meta.end_seconds for meta in cut), default=None)
-        return View(self._rebuilt(window), cut[: len(cut) - len(window)], end)
+        return self._view(self._rebuilt(window), cut[: len(cut) - len(window)])
+
+    def _view(self, snapshot: Snapshot, candidates: list[BlockMeta]) -> View:
+        """With the representatives of all blocks; that of a shortened block does not know what was cut off."""
+        metas = [*candidates, *(placed.meta for placed in snapshot.window)]
+        rows = self.store.representatives.rows([meta.id for meta in metas])
+        for row, meta in enumerate(metas):
+            if meta.num_tokens < self.store.meta(meta.id).num_tokens:
+                rows[:, :, row] = representative_of(self.store.gather([meta.id], [meta.num_tokens]))
+        return View(snapshot, candidates, rows)
 
     def _until(self, meta: BlockMeta, until_seconds: float) -> BlockMeta:
         if meta.end_seconds <= until_seconds:
@@ -187,10 +220,8 @@ class StreamMemory:
         return [SINK_ID, *(placed.meta.id for placed in self.cache.window)]
 
     def _commit(self, block: Block) -> None:
-        """Into window, statistics and memory, with the session's state, in one durable step."""
+        """Into window and memory, with the session's state, in one durable step."""
         self.cache.adopt(block.meta)
-        if block.meta.level != SINK:
-            self.retriever.observe(block)
         self.pyramid.commit(block, self._state, pinned=set(self._hot_ids()))
 
     def _begin(self, sink: TokenSpan) -> None:
@@ -205,7 +236,6 @@ class StreamMemory:
             "policy": self._config.policy,
             "next_id": self.pyramid.next_id,
             "moved": dict(self.pyramid.counts),
-            "retriever": self.retriever.state(),
             "dialogue": list(self.dialogue),
             "last_seconds": self.last_seconds,
             "counters": asdict(self.counters),
@@ -221,7 +251,6 @@ class StreamMemory:
         self.source_name = state["source"]
         self.pyramid.next_id = state["next_id"]
         self.pyramid.counts.update({name: n - self.pyramid.counts[name] for name, n in state["moved"].items()})
-        self.retriever.load_state(state["retriever"])
         self.dialogue.extend(state["dialogue"])
         self.last_seconds, self.counters = state["last_seconds"], Counters(**state["counters"])
         self.cache.num_rebases = state["rebases"]
@@ -239,8 +268,8 @@ class StreamMemory:
         config, adapter = self._config, self.adapter
         if config.window_tokens < self.clip_tokens:
             raise ValueError(
-                f"a window of {config.window_tokens} tokens is too small for one clip: {config.clip_frames} frames take "
-                f"up to {self.clip_tokens} tokens with {adapter.name!r}; use a larger window or fewer frames a clip"
+                f"a window of {config.window_tokens} tokens is too small for one clip: {config.clip_frames} frames "
+                f"take up to {self.clip_tokens} tokens with {adapter.name!r}; use a larger window or smaller clips"
             )
         needed = sink_tokens + self._reserve + config.window_tokens + self.clip_tokens + self.prompt_tokens
         if needed > adapter.max_positions:
@@ -265,10 +294,9 @@ class StreamMemory:
     def _make_pyramid(self, sink_tokens: int) -> Pyramid:
         """The levels, if the memory's budget can hold the window, two clips more and two condensed blocks."""
         config, store = self._config, self.store
-        picture_bytes = 32 * 1024
-        clip_bytes = store.bytes_of(self.clip_tokens, picture_bytes)
+        clip_bytes = store.bytes_of(self.clip_tokens, MAX_BYTES)
         hot = (config.window_tokens // self.clip_tokens + 2) * clip_bytes
-        gist = 2 * store.bytes_of(self.adapter.max_frame_tokens, picture_bytes)
+        gist = 2 * store.bytes_of(self.adapter.max_frame_tokens, MAX_BYTES)
         needed = int(max(hot / (1 - config.gist_share), gist / config.gist_share)) + store.bytes_of(sink_tokens)
         if store.capacity_bytes < needed:
             raise ValueError(
@@ -303,6 +331,11 @@ def typical_frame(clip: Clip, features: Tensor) -> Frame:
     return clip.frames[int((flat - flat.mean(dim=0)).square().sum(dim=1).argmin())]
 
 
+def representative_of(kv: Tensor) -> Tensor:
+    """Mean un-rotated key [L, K, D] float16 of kv [L, 2, K, N, D]."""
+    return kv[:, 0].float().mean(dim=2).half()
+
+
 def make_block(
     block_id: int, span: TokenSpan, kv: Tensor, start: Tensor, clip: Clip | None, frame: Frame | None
 ) -> Block:
@@ -321,5 +354,4 @@ def make_block(
         start=start,
         picture_seconds=frame.pts_seconds if frame else float("nan"),
     )
-    representative = kv[:, 0].float().mean(dim=2).half()
-    return Block(meta, kv, representative, jpeg_of(frame) if frame else b"")
+    return Block(meta, kv, representative_of(kv), jpeg_of(frame) if frame else b"")

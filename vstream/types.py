@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,7 +60,7 @@ class Clip:
     def __post_init__(self) -> None:
         times = [frame.pts_seconds for frame in self.frames]
         assert times, "a clip has at least one frame"
-        assert all(a < b for a, b in zip(times, times[1:], strict=False)), f"frame times must rise, got {times}"
+        assert all(a < b for a, b in pairwise(times)), f"frame times must rise, got {times}"
 
     @property
     def start_seconds(self) -> float:

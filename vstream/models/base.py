@@ -122,7 +122,7 @@ class Adapter(ABC):
         return next(self.decoder.parameters()).device
 
     def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Rotary tables (cos, sin), each [1, N, D], for positions [A, N], in float32 or better, by the model's `rotary_emb`."""
+        """Rotary tables (cos, sin), each [1, N, D], for positions [A, N]: the model's own, in float32 or better."""
         probe = torch.empty(1, dtype=torch.promote_types(self.dtype, torch.float32), device=self.device)
         cos, sin = self.decoder.rotary_emb(probe, self.position_ids(positions.to(self.device)))
         return cos, sin
@@ -140,8 +140,11 @@ class Adapter(ABC):
     def forward(self, embeds: Tensor, positions: Tensor, cache: Any, **kwargs: Any) -> Tensor:
         """Hidden states [N, E] of embeddings [N, E] at positions [A, N]; the cache is extended in place."""
         out = self.decoder(
-            inputs_embeds=embeds[None], position_ids=self.position_ids(positions.to(self.device)), past_key_values=cache,
-            use_cache=True, **kwargs,
+            inputs_embeds=embeds[None],
+            position_ids=self.position_ids(positions.to(self.device)),
+            past_key_values=cache,
+            use_cache=True,
+            **kwargs,
         )
         hidden: Tensor = out.last_hidden_state[0]
         return hidden

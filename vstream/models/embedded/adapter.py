@@ -30,6 +30,7 @@ OPENING = "These are the times of the video and what it shows:\n"
 BEFORE_QUESTION, AFTER_QUESTION = "\nQuestion: ", "\nAnswer:"
 TOP_CLASSES = 5  # the rest of the probability is noise, and would blur the token
 FRAMES_AT_ONCE = 8
+MAX_FRAME_TOKENS = 12  # "[99999:59]", one vision token, a newline
 IMAGE_SIDE = 448
 
 

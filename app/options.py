@@ -1,0 +1,117 @@
+"""The options that `vstream ask` and `vstream watch` share, declared once, and what they mean to an engine.
+
+This module knows nothing of terminals or of how answers are shown.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+
+import typer
+
+if TYPE_CHECKING:
+    from vstream.config import Config
+
+MIB = 1 << 20
+DEFAULT_DISK_MIB = 4096
+"""With --memory, the most the memory's file may grow to; it is sparse and takes only what it holds."""
+
+Result = TypeVar("Result")
+
+
+def _option(help_text: str, *names: str, panel: str | None = None, metavar: str | None = None) -> Any:
+    return typer.Option(*names, help=help_text, rich_help_panel=panel, metavar=metavar, show_default=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options as given; None is "not given", and leaves the default of `vstream.config` in place."""
+
+    model: Annotated[str | None, _option("What reads the video: a name from `vstream models`.")] = None
+    fps: Annotated[float | None, _option("Frames taken per second of video (1).")] = None
+    memory: Annotated[Path | None, _option("Folder where the memory is kept, and goes on from.", metavar="DIR")] = None
+    retrieve: Annotated[int | None, _option("Tokens of past detail brought back for a question.")] = None
+    window: Annotated[int | None, _option("Most recent tokens, always seen by answers.")] = None
+    policy: Annotated[str | None, _option("How the past is searched: centred or rekv.")] = None
+    selection: Annotated[str | None, _option("One choice for all layers, or each its own: shared or per-layer.")] = None
+    clip_frames: Annotated[int | None, _option("Frames encoded together.")] = None
+    reader: Annotated[str, _option("What reads files: av or decord.")] = "av"
+    evidence_dir: Annotated[Path | None, _option("Folder for the answers' pictures (JPEG).", metavar="DIR")] = None
+    json: Annotated[bool, typer.Option("--json", help="One line of JSON per answer on stdout, nothing else.")] = False
+    max_tokens: Annotated[int | None, _option("Longest answer, in tokens (64).", panel="Answers")] = None
+    temperature: Annotated[float | None, _option("0 is greedy, the default.", panel="Answers")] = None
+    top_p: Annotated[float | None, _option("Nucleus sampling, in (0, 1].", panel="Answers")] = None
+    seed: Annotated[int | None, _option("Of the sampling.", panel="Answers")] = None
+    device_mib: Annotated[float | None, _option("Memory on the device, MiB.", panel="Budgets")] = None
+    host_mib: Annotated[float | None, _option("Memory in RAM, MiB.", panel="Budgets")] = None
+    disk_mib: Annotated[
+        float | None, _option(f"Memory on disk, MiB ({DEFAULT_DISK_MIB} with --memory).", panel="Budgets")
+    ] = None
+    threads: Annotated[int | None, _option("CPU threads (all cores).", panel="Budgets")] = None
+
+    def config(self, memory: Path | None, **more: Any) -> Config:
+        """The settings of a session that keeps its memory in a folder, or in none.
+
+        Raises:
+            ValueError: for a value that will not do.
+        """
+        from vstream.config import Config, DecodeOptions
+
+        if memory is None and self.disk_mib:
+            raise ValueError("--disk-mib needs --memory: without a folder nothing is kept on disk")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"--threads must be a whole number >= 1, got {self.threads}")
+        disk_mib = DEFAULT_DISK_MIB if memory is not None and self.disk_mib is None else self.disk_mib
+        decode = _given(
+            max_tokens=self.max_tokens, temperature=self.temperature, top_p=self.top_p, seed=self.seed
+        )  # fmt: skip
+        settings = _given(
+            fps=self.fps,
+            retrieve_tokens=self.retrieve,
+            window_tokens=self.window,
+            policy=self.policy,
+            selection=self.selection,
+            clip_frames=self.clip_frames,
+            device_bytes=_bytes("--device-mib", self.device_mib),
+            host_bytes=_bytes("--host-mib", self.host_mib),
+            disk_bytes=_bytes("--disk-mib", disk_mib),
+            **more,
+        )
+        return Config(decode=DecodeOptions(**decode), **settings)
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _bytes(name: str, mib: float | None) -> int | None:
+    if mib is None:
+        return None
+    if not 0 <= mib < float("inf"):
+        raise ValueError(f"{name} must be a number of MiB >= 0, got {mib}")
+    return int(mib * MIB)
+
+
+def takes_options(function: Callable[..., Result]) -> Callable[..., Result]:
+    """Gives a typer command, which takes an `Options` as `options`, every field of it as an option of its own."""
+    own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name != "options"]
+    hints = get_type_hints(Options, include_extras=True)
+    added = [
+        inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=hints[one.name])
+        for one in fields(Options)
+    ]
+
+    @functools.wraps(function)
+    def command(*args: Any, **kwargs: Any) -> Result:
+        options = Options(**{one.name: kwargs.pop(one.name) for one in added})
+        return function(*args, options=options, **kwargs)
+
+    keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+    command.__signature__ = inspect.Signature([*keyword_only, *added])  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in (*own, *added)}
+    return command

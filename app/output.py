@@ -1,0 +1,107 @@
+"""Answers for programs: lines of JSON, and evidence pictures as files.
+
+This module knows nothing of models or memory.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vstream.app.progress import Progress
+
+if TYPE_CHECKING:
+    from vstream.answer import Answer, Evidence
+    from vstream.session import Status
+
+
+class PictureFolder:
+    """Where evidence pictures are written; with no folder, they are not.
+
+    A picture's name comes from the source, the time and the bytes, so the same picture is written once, and another
+    run never replaces what an earlier answer points to.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        """Makes the folder.
+
+        Raises:
+            ValueError: if a folder of that name cannot be made.
+        """
+        self.source_name = "frame"
+        self._folder = folder
+        if folder is not None:
+            if folder.exists() and not folder.is_dir():
+                raise ValueError(f"{folder} is a file; --evidence-dir needs a folder")
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def save(self, evidence: Evidence) -> str | None:
+        """Writes the picture of a piece of evidence; its path, None if there is none."""
+        if self._folder is None or not evidence.picture:
+            return None
+        stem = re.sub(r"[^\w.-]+", "_", Path(self.source_name).stem)
+        name = f"{stem}-{evidence.picture_seconds:08.2f}s-{zlib.crc32(evidence.picture):08x}.jpg"
+        path = self._folder / name
+        if not path.exists():
+            path.write_bytes(evidence.picture)
+        return str(path)
+
+
+def answer_record(answer: Answer, pictures: PictureFolder) -> dict[str, Any]:
+    """A finished answer as JSON values; no number is NaN or infinite."""
+    ttft_seconds = answer.ttft_seconds
+    return {
+        "question": answer.question,
+        "answer": answer.text(),
+        "asked_at_seconds": answer.asked_at_seconds,
+        "snapshot_seconds": answer.snapshot_seconds,
+        "evidence": [_evidence_record(one, pictures.save(one)) for one in answer.evidence],
+        "ttft_ms": None if ttft_seconds is None else round(ttft_seconds * 1000, 3),
+        "tokens_per_second": _finite(answer.tokens_per_second),
+        "memory": asdict(answer.memory) if answer.memory else None,
+        "frames": asdict(answer.frames) if answer.frames else None,
+    }
+
+
+def _evidence_record(evidence: Evidence, image: str | None) -> dict[str, Any]:
+    return {
+        "start_seconds": evidence.start_seconds,
+        "end_seconds": evidence.end_seconds,
+        "score": _finite(evidence.score),
+        "level": evidence.level,
+        "image": image,
+    }
+
+
+def _finite(number: float | None) -> float | None:
+    return number if number is not None and math.isfinite(number) else None
+
+
+def print_json(record: dict[str, Any]) -> None:
+    """One line on stdout, sent at once."""
+    sys.stdout.write(json.dumps(record, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+class JsonScreen(Progress):
+    """Shows every answer as one line of JSON on stdout, when it is over."""
+
+    def __init__(self, pictures: PictureFolder) -> None:
+        """`pictures` is where the evidence goes."""
+        super().__init__()
+        self._pictures = pictures
+
+    def show(self, answer: Answer) -> None:
+        """Waits for an answer and prints it."""
+        print_json(answer_record(answer, self._pictures))
+
+    def close(self, status: Status, answers: Sequence[Answer], wall_seconds: float) -> None:
+        """Every line says all there is."""
+        self.stop()

@@ -1,0 +1,411 @@
+"""Sessions: resuming, bounds, determinism, memory as what answers, and questions at every odd moment."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from streams import MIB, ListSource, RecordingLlama, altered, feature_frames, pump_all, small_config, watched
+from vstream.answer import Answer
+from vstream.config import DecodeOptions
+from vstream.engine import Engine
+from vstream.memory.block import Tier
+from vstream.memory.pyramid import GIST, SINK
+from vstream.models.random import RandomLlama
+from vstream.session import NOTHING_SEEN, Session
+from vstream.sources import PushSource
+from vstream.types import Frame
+
+QUESTION = "what happened?"
+
+
+def drain(session: Session) -> None:
+    while session.step():
+        pass
+
+
+def asked(session: Session, question: str = QUESTION, **options: Any) -> Answer:
+    """An answer, made in this thread."""
+    answer = session.ask(question, **options)
+    drain(session)
+    return answer
+
+
+def told(answer: Answer) -> tuple[Any, ...]:
+    return answer.text(), answer.snapshot_seconds, answer.evidence
+
+
+@torch.inference_mode()
+def kv_of(session: Session) -> dict[int, torch.Tensor]:
+    store = session.memory.store
+    return {meta.id: store.gather([meta.id]) for meta in store.metas()}
+
+
+def assert_same_memory(left: Session, right: Session) -> None:
+    ours, theirs = kv_of(left), kv_of(right)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[block_id], theirs[block_id]) for block_id in ours)
+    assert [repr(meta) for meta in left.memory.store.metas()] == [repr(meta) for meta in right.memory.store.metas()]
+
+
+def persistent(folder: Path, frames: Any, adapter: RandomLlama | None = None, **settings: Any) -> Session:
+    config = small_config(disk_bytes=64 * MIB, **settings)
+    return Session(adapter or RandomLlama(), ListSource(frames), config, folder=folder)
+
+
+# Resuming (invariants 8 and 9) ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("clips_before_stop", [1, 3, 7, 12])
+@pytest.mark.parametrize("disk_mib", [2, 64])
+def test_a_resumed_stream_is_bit_identical(tmp_path: Path, clips_before_stop: int, disk_mib: int) -> None:
+    frames = feature_frames(91)
+    config = small_config(disk_bytes=disk_mib * MIB, host_bytes=MIB, gist_share=0.3)
+
+    def open_session(name: str) -> Session:
+        return Session(RandomLlama(), ListSource(frames), config, folder=tmp_path / name)
+
+    whole = open_session("whole")
+    pump_all(whole)
+    interrupted = open_session("parts")
+    assert interrupted.ingest
+    for _ in range(clips_before_stop):
+        interrupted.ingest.pump(2)
+        interrupted.step()
+    assert interrupted.memory.counters.encoded == 2 * clips_before_stop
+    interrupted.close()
+
+    resumed = open_session("parts")
+    assert resumed.memory.last_seconds == 2 * clips_before_stop - 1
+    pump_all(resumed)
+    assert_same_memory(whole, resumed)
+    for ours, theirs in zip(whole.memory.cache.layers, resumed.memory.cache.layers, strict=True):
+        assert torch.equal(ours.view()[0], theirs.view()[0])
+    assert whole.status().frames == resumed.status().frames
+    assert whole.status().moved == resumed.status().moved
+    assert (whole.status().moved["demoted"] > 0) == (disk_mib == 2)
+    assert told(asked(whole)) == told(asked(resumed))
+    whole.memory.store.check_integrity(deep=True)
+    resumed.memory.store.check_integrity(deep=True)
+
+
+def test_a_memory_answers_without_its_source(tmp_path: Path) -> None:
+    session = persistent(tmp_path / "memory", feature_frames(30))
+    pump_all(session)
+    before = told(asked(session))
+    session.close()
+    alone = Session(RandomLlama(), None, small_config(disk_bytes=64 * MIB), folder=tmp_path / "memory")
+    assert told(asked(alone)) == before
+    assert [turn["question"] for turn in alone.memory.dialogue] == [QUESTION]
+    alone.close()
+
+
+def test_the_dialogue_comes_back(tmp_path: Path) -> None:
+    frames = feature_frames(30)
+    session = persistent(tmp_path / "memory", frames)
+    answer = session.ask(QUESTION, at=10.0)
+    pump_all(session)
+    session.close()
+    resumed = persistent(tmp_path / "memory", frames)
+    assert list(resumed.memory.dialogue) == [
+        {"question": QUESTION, "answer": answer.text(), "asked_at_seconds": 10.0},
+    ]
+
+
+def test_another_source_or_model_or_policy_is_refused(tmp_path: Path) -> None:
+    session = persistent(tmp_path / "memory", feature_frames(6))
+    pump_all(session)
+    session.close()
+    config = small_config(disk_bytes=64 * MIB)
+    with pytest.raises(ValueError, match="made with source 'list', not 'other'"):
+        Session(RandomLlama(), ListSource([], "other"), config, folder=tmp_path / "memory")
+    with pytest.raises(ValueError, match="fingerprint"):
+        Session(RandomLlama(seed=1), ListSource([]), config, folder=tmp_path / "memory")
+    with pytest.raises(ValueError, match="made with policy 'centred', not 'rekv'"):
+        persistent(tmp_path / "memory", [], policy="rekv")
+    persistent(tmp_path / "memory", feature_frames(6)).close()
+
+
+# Determinism (invariant 9) and bounds (invariant 6) ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("selection", ["shared", "per-layer"])
+def test_same_input_same_everything(selection: str) -> None:
+    frames = feature_frames(160)
+    sessions = [watched(RandomLlama(), frames, host_bytes=MIB, gist_share=0.3, selection=selection) for _ in range(2)]
+    assert_same_memory(*sessions)
+    assert told(asked(sessions[0])) == told(asked(sessions[1]))
+    assert sessions[0].status().moved["merged"] > 0
+
+
+def test_a_long_stream_stays_within_its_budgets() -> None:
+    frames = feature_frames(1200)
+    adapter = RandomLlama()
+    config = small_config(host_bytes=MIB, gist_share=0.3)
+    session = Session(adapter, ListSource(frames), config)
+    assert session.ingest
+    while session.ingest.pump(2) or not session.ingest.drained:
+        drain(session)
+        tiers = session.memory.store.tier_bytes()
+        assert tiers[Tier.HOST] <= config.host_bytes
+        assert session.memory.store.used_bytes <= session.memory.store.capacity_bytes
+    session.memory.store.check_integrity(deep=True)
+    status = session.status()
+    assert status.frames.encoded == 1200
+    metas = [meta for meta in session.memory.store.metas() if meta.level != SINK]
+    assert sum(meta.weight for meta in metas) == 1200
+    assert metas[0].start_seconds == 0.0
+    assert status.moved["demoted"] - status.moved["merged"] == status.blocks["gist"]
+    assert status.moved["demoted"] + status.blocks["detail"] == 600
+    answer = asked(session)
+    assert {e.level for e in answer.evidence} <= {"detail", "gist", "window"}
+    assert answer.text() is not None
+
+
+def test_anonymous_memory_does_not_grow() -> None:
+    frames = feature_frames(1500)
+    session = Session(RandomLlama(), ListSource(frames), small_config(host_bytes=MIB, gist_share=0.3))
+    assert session.ingest
+    used: list[int] = []
+    while session.ingest.pump(2) or not session.ingest.drained:
+        drain(session)
+        used.append(anonymous_kib())
+    half, end = used[len(used) // 2], used[-1]
+    assert end - half < 2048, f"grew from {half} to {end} KiB over {len(used) // 2} clips"
+
+
+def anonymous_kib() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1])
+    raise AssertionError("no RssAnon in /proc/self/status")
+
+
+def test_answers_own_a_budget_and_the_rest_wait() -> None:
+    adapter = RandomLlama()
+    session = watched(adapter, feature_frames(30))
+    one = session._answerer.num_bytes(adapter.question(QUESTION), session.config.decode)
+    session = watched(adapter, feature_frames(30), answer_bytes=2 * one + one // 2, decode_steps=1)
+    answers = [session.ask(QUESTION) for _ in range(6)]
+    most = 0
+    while session.step():
+        status = session.status()
+        most = max(most, status.running)
+        assert sum(running.num_bytes for running in session._running) <= session.config.answer_bytes
+    assert most == 2
+    assert len({answer.text() for answer in answers}) == 1
+    with pytest.raises(ValueError, match="answer_bytes"):
+        watched(adapter, feature_frames(4), answer_bytes=one // 2).ask(QUESTION)
+
+
+# Memory is what answers (invariant 10) -----------------------------------------------------------------------------
+
+
+def hidden_of_question(frames: Any, **settings: Any) -> torch.Tensor:
+    adapter = RecordingLlama()
+    session = watched(adapter, frames, **settings)
+    adapter.hidden.clear()
+    answer = session.ask(QUESTION, options=DecodeOptions(max_tokens=1))
+    drain(session)
+    assert answer.done
+    return adapter.hidden[-1]
+
+
+def test_what_is_behind_the_window_reaches_an_answer_through_memory_alone() -> None:
+    frames = feature_frames(80)  # further back than three layers of windows can see
+    changed = altered(frames, 4)
+    everything = {"retrieve_tokens": 2048}
+    assert not torch.equal(hidden_of_question(frames, **everything), hidden_of_question(changed, **everything))
+    nothing = {"retrieve_tokens": 0, "gist_tokens": 0}
+    assert torch.equal(hidden_of_question(frames, **nothing), hidden_of_question(changed, **nothing))
+
+
+def test_condensed_blocks_reach_an_answer_too() -> None:
+    frames = feature_frames(200)
+    settings = {"host_bytes": MIB, "gist_share": 0.3, "retrieve_tokens": 0, "gist_tokens": 1024}
+    assert not torch.equal(hidden_of_question(frames, **settings), hidden_of_question(altered(frames, 4), **settings))
+
+
+# Questions at odd moments ------------------------------------------------------------------------------------------
+
+
+def test_before_the_first_frame_there_is_a_plain_answer() -> None:
+    session = Session(RandomLlama(), PushSource("p"), small_config())
+    answer = asked(session)
+    assert answer.text() == NOTHING_SEEN
+    assert answer.finish_reason == "nothing-seen"
+    assert answer.evidence == ()
+    assert answer.snapshot_seconds is None
+    session.close()
+
+
+def test_open_frames_are_seen_but_not_kept() -> None:
+    """A question between two clips sees frames that are not encoded yet."""
+    frames = feature_frames(5)
+    session = Session(RandomLlama(), ListSource(frames), small_config())
+    assert session.ingest
+    session.ingest.pump(3)
+    answer = asked(session, at=2.0)
+    assert not answer.done, "a frame at 2 s is not known to be the last up to there until a later one has come"
+    session.ingest.pump(1)
+    drain(session)
+    assert answer.snapshot_seconds == 2.0
+    assert [(e.start_seconds, e.level) for e in answer.evidence if e.level == "open"] == [(2.0, "open")]
+    assert session.status().frames.encoded == 4
+
+
+@pytest.mark.parametrize("at", [0.0, 0.5, 1.0, 2.0, 7.3, 19.0, 39.0])
+def test_a_question_about_the_past_sees_nothing_later(at: float) -> None:
+    frames = feature_frames(40)
+    late = watched(RandomLlama(), frames)
+    answer = asked(late, at=at)
+    assert answer.snapshot_seconds == float(int(at))
+    assert all(e.end_seconds <= at for e in answer.evidence)
+    for index in {int(at) + 1, 39} - {40}:
+        if index > at:
+            assert told(asked(watched(RandomLlama(), altered(frames, index)), at=at)) == told(answer)
+    other = watched(RandomLlama(), altered(frames, int(at)))
+    assert told(asked(other, at=at)) != told(answer)
+
+
+def test_the_past_is_refused_where_merged_blocks_straddle_it() -> None:
+    session = watched(RandomLlama(), feature_frames(200), host_bytes=MIB, gist_share=0.3)
+    gist = max(
+        (meta for meta in session.memory.store.metas() if meta.level == GIST),
+        key=lambda meta: meta.end_seconds - meta.start_seconds,
+    )
+    answer = asked(session, at=gist.start_seconds + 0.5)
+    with pytest.raises(ValueError, match="only as one merged block"):
+        answer.text()
+    assert asked(session).text() is not None, "the session goes on"
+
+
+def test_past_the_end_is_that_questions_error_alone() -> None:
+    session = Session(RandomLlama(), ListSource(feature_frames(20)), small_config())
+    good, bad = session.ask(QUESTION, at=12.0), session.ask(QUESTION, at=500.0)
+    pump_all(session)
+    assert good.text() is not None
+    with pytest.raises(ValueError, match="asked at 08:20, but the video ends at 00:19"):
+        bad.text()
+
+
+@pytest.mark.parametrize(
+    ("question", "match"),
+    [("", "the question is empty"), (" \n", "the question is empty"), ("x" * 100_000, "at most 64 fit")],
+)
+def test_bad_questions_are_refused_at_once(question: str, match: str) -> None:
+    session = watched(RandomLlama(), feature_frames(4))
+    with pytest.raises(ValueError, match=match):
+        session.ask(question)
+
+
+@pytest.mark.parametrize("at", [-1.0, float("nan"), "yesterday"])
+def test_bad_times_are_refused_at_once(at: Any) -> None:
+    session = watched(RandomLlama(), feature_frames(4))
+    with pytest.raises(ValueError, match="at must be a stream time"):
+        session.ask(QUESTION, at=at)
+
+
+def test_cancelled_answers_free_their_budget_at_the_next_token() -> None:
+    session = watched(RandomLlama(), feature_frames(10), decode_steps=1)
+    answer, waiting = session.ask(QUESTION), session.ask(QUESTION)
+    session.step()
+    assert session.status().running == 1
+    answer.cancel()
+    waiting.cancel()
+    session.step()
+    assert (answer.finish_reason, waiting.finish_reason) == ("cancelled", "cancelled")
+    assert session.status().running == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"window_tokens": 20}, "too small for one clip"),
+        ({"host_bytes": 20_000}, "host_bytes"),
+        ({"host_bytes": 300_000}, "too small: the window"),
+        ({"window_tokens": 4000}, "was trained for 4096"),
+    ],
+)
+def test_budgets_that_cannot_work_are_refused(settings: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        Session(RandomLlama(), ListSource([]), small_config(**settings))
+
+
+# The engine --------------------------------------------------------------------------------------------------------
+
+
+def no_threads_left(before: set[threading.Thread]) -> bool:
+    deadline = time.monotonic() + 5
+    while set(threading.enumerate()) - before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not set(threading.enumerate()) - before
+
+
+def test_engine_answers_while_a_program_pushes() -> None:
+    before = set(threading.enumerate())
+    engine = Engine(RandomLlama())
+    source = PushSource("p")
+    session = engine.open(source, config=small_config())
+    assert session.ask(QUESTION).text(30) == NOTHING_SEEN
+    for frame in feature_frames(9):
+        source.push(frame.image, frame.pts_seconds)
+    answer = session.ask(QUESTION, at=7.0)
+    assert answer.text(30) == "".join(answer)
+    assert answer.snapshot_seconds == 7.0
+    assert answer.ttft_seconds is not None
+    assert answer.ttft_seconds > 0
+    source.end()
+    assert session.ask(QUESTION, at="end").text(30) is not None
+    assert session.status().frames.encoded == 9
+    engine.close()
+    assert no_threads_left(before)
+    with pytest.raises(RuntimeError, match="the session has ended"):
+        session.ask(QUESTION)
+
+
+def test_live_frames_that_wait_are_kept_when_it_closes(tmp_path: Path) -> None:
+    source = PushSource("p")
+    config = small_config(disk_bytes=64 * MIB)
+    with Engine(RandomLlama()) as engine:
+        session = engine.open(source, config=config, memory=tmp_path / "memory")
+        for frame in feature_frames(5):
+            source.push(frame.image, frame.pts_seconds)
+        deadline = time.monotonic() + 20
+        while session.status().frames.received < 5 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        session.close()
+    reopened = Session(RandomLlama(), None, config, folder=tmp_path / "memory")
+    assert reopened.memory.counters.encoded == 5
+    reopened.close()
+
+
+def test_two_sessions_share_one_engine() -> None:
+    with Engine(RandomLlama()) as engine:
+        frames = [feature_frames(30, seed=seed) for seed in (1, 2)]
+        sessions = [engine.open(ListSource(one), config=small_config()) for one in frames]
+        texts = [told(session.ask(QUESTION)) for session in sessions]
+    assert texts == [told(asked(watched(RandomLlama(), one))) for one in frames]
+
+
+def test_an_error_ends_its_session_and_no_other() -> None:
+    with Engine(RandomLlama()) as engine:
+        broken = ListSource([*feature_frames(7), Frame(7.0, np.zeros((4, 3), np.float32))])
+        good = engine.open(ListSource(feature_frames(30)), config=small_config())
+        bad = engine.open(broken, config=small_config())
+        with pytest.raises(ValueError, match="features must be"):
+            bad.ask(QUESTION).text(30)
+        assert bad.closed
+        assert isinstance(bad.failure, ValueError)
+        assert good.ask(QUESTION).text(30) is not None
+
+
+def test_open_needs_something_to_open() -> None:
+    with Engine(RandomLlama()) as engine, pytest.raises(ValueError, match="nothing to open"):
+        engine.open(None)
