@@ -46,6 +46,7 @@ class PictureFolder:
         """Writes the picture of a piece of evidence; its path, None if there is none."""
         if self._folder is None or not evidence.picture:
             return None
+        assert evidence.picture_seconds is not None, f"{evidence} has a picture of no time"
         stem = re.sub(r"[^\w.-]+", "_", Path(self.source_name).stem)
         name = f"{stem}-{evidence.picture_seconds:08.2f}s-{zlib.crc32(evidence.picture):08x}.jpg"
         path = self._folder / name

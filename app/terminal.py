@@ -66,10 +66,12 @@ class TerminalScreen(Progress):
     def _panel(self, answer: Answer, text: str) -> RenderableType:
         said = Text(printable(text), style="bold")
         body: RenderableType = Group(said, Text(), *evidence_lines(answer.evidence, self._paths(answer)))
-        picture = next((one.picture for one in answer.evidence if one.picture), b"")
-        if picture and self._console.color_system in ("256", "truecolor") and self._console.width >= 80:
+        pictured = next((one for one in answer.evidence if one.picture), None)
+        if pictured and self._console.color_system in ("256", "truecolor") and self._console.width >= 80:
             grid = Table.grid(padding=(0, 2))
-            grid.add_row(thumbnail(picture), body)
+            assert pictured.picture_seconds is not None, f"{pictured} has a picture of no time"
+            when = Text(format_seconds(pictured.picture_seconds), style="dim")
+            grid.add_row(Group(thumbnail(pictured.picture), when), body)
             body = grid
         title = Text(f" {_asked_at(answer)} {' '.join(printable(answer.question).split())} ", style="cyan")
         return Panel(body, title=title, title_align="left", subtitle=_speed(answer), subtitle_align="right")

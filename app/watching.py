@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from vstream.app.interrupts import Interrupted
 from vstream.types import format_seconds
@@ -118,7 +118,7 @@ class Run:
         """The session, every question asked before the first frame comes in; the answers in the order of time."""
         from vstream.sources import open_source
 
-        side, reader = engine.adapter.image_side, self._options.reader
+        side, reader = engine.adapter.image_side, cast("Literal['av', 'decord']", self._options.reader)
         source = open_source(self._source, max_side=side, reader=reader) if self._source else None
         session = engine.open(source, memory=self._memory, config=self._config, start=False)
         self._session, self._pictures.source_name = session, session.memory.source_name or "frame"

@@ -19,14 +19,15 @@ def condense(blocks: Sequence[Block], *, block_id: int, level: int, max_vision_t
     of other frames go. Weights add up and the time range covers all.
 
     Args:
-        blocks: one or more, in time order, with the same number of rotary axes.
+        blocks: one or more, in time order, with the same number of rotary axes, each with vision tokens.
     """
+    assert all((block.meta.kinds == TokenKind.VISION).any() for block in blocks), "a block without vision tokens"
     keeper = max(blocks, key=lambda block: block.meta.weight)
     frame = _typical_frame(keeper)
     order = torch.nonzero(keeper.meta.seconds == frame)[:, 0]
     kinds = keeper.meta.kinds[order]
     groups = _vision_groups(order[kinds == TokenKind.VISION], max_vision_tokens)
-    seeds = torch.stack([keeper.kv[:, :, :, group].float().mean(dim=3) for group in groups], dim=3)
+    seeds = torch.stack([_wide(keeper.kv[:, :, :, group]).mean(dim=3) for group in groups], dim=3)
     prototypes = _absorb(seeds, blocks)
 
     kept_kv, kept_kinds, group_of = [], [], {int(group[0]): i for i, group in enumerate(groups)}
@@ -46,9 +47,10 @@ def _typical_frame(block: Block) -> float:
     """Time of the frame whose vision keys are nearest to the block's mean."""
     vision = block.meta.kinds == TokenKind.VISION
     frames = torch.unique(block.meta.seconds[vision]).tolist()
-    mean = block.kv[:, 0][:, :, vision].float().mean(dim=2).flatten()
-    keys = [block.kv[:, 0][:, :, vision & (block.meta.seconds == s)].float().mean(dim=2).flatten() for s in frames]
-    closeness = torch.stack([torch.cosine_similarity(key, mean, dim=0) for key in keys])
+    keys = _wide(block.kv[:, 0])  # [L, K, N, D]
+    mean = keys[:, :, vision].mean(dim=2).flatten()
+    means = [keys[:, :, vision & (block.meta.seconds == s)].mean(dim=2).flatten() for s in frames]
+    closeness = torch.stack([torch.cosine_similarity(key, mean, dim=0) for key in means])
     return float(frames[int(closeness.argmax())])
 
 
@@ -58,14 +60,19 @@ def _vision_groups(tokens: Tensor, at_most: int) -> list[Tensor]:
 
 
 def _absorb(seeds: Tensor, blocks: Sequence[Block]) -> Tensor:
-    """Averages every vision token of `blocks` into the nearest of `seeds` [L, 2, K, P, D] float32."""
-    tokens = torch.cat([block.kv[:, :, :, block.meta.kinds == TokenKind.VISION].float() for block in blocks], dim=3)
-    weights = torch.cat([_token_weights(block.meta) for block in blocks]).to(tokens.device)
+    """Averages every vision token of `blocks` into the nearest of `seeds` [L, 2, K, P, D]."""
+    tokens = torch.cat([_wide(block.kv[:, :, :, block.meta.kinds == TokenKind.VISION]) for block in blocks], dim=3)
+    weights = torch.cat([_token_weights(block.meta) for block in blocks]).to(tokens)
     nearest = (_flat_keys(tokens) @ _flat_keys(seeds).T).argmax(dim=1)
-    share = torch.nn.functional.one_hot(nearest, seeds.shape[3]).float() * weights[:, None]  # [N, P]
+    share = torch.nn.functional.one_hot(nearest, seeds.shape[3]) * weights[:, None]  # [N, P]
     total = share.sum(dim=0)
     means = torch.einsum("lckng,np->lckpg", tokens, share) / total.clamp_min(1e-9)[:, None]
     return torch.where((total > 0)[:, None], means, seeds)
+
+
+def _wide(kv: Tensor) -> Tensor:
+    """The same in float32 or better, so that means are not rounded on the way."""
+    return kv.to(torch.promote_types(kv.dtype, torch.float32))
 
 
 def _flat_keys(kv: Tensor) -> Tensor:
@@ -76,7 +83,7 @@ def _flat_keys(kv: Tensor) -> Tensor:
 def _token_weights(meta: BlockMeta) -> Tensor:
     """How many frames each vision token of a block stands for."""
     count = int((meta.kinds == TokenKind.VISION).sum())
-    return torch.full((count,), meta.weight / count)
+    return torch.full((count,), meta.weight / count, dtype=torch.float64)
 
 
 def _mean_representative(blocks: Sequence[Block]) -> Tensor:

@@ -218,8 +218,9 @@ class DiskTier:
         """One transaction; if the map is full, once more after the last commits' freed pages can be used again."""
         import lmdb
 
-        pages = 256 + 2 * sum(num_pages(len(body)) for body in records.values()) + 64 * len(remove)
         info = self._env.info()
+        tree = info["last_pgno"] // 32  # no commit rewrites more than the whole tree
+        pages = 256 + tree + 2 * sum(num_pages(len(body)) for body in records.values())
         folders.extend(self.folder, min((info["last_pgno"] + 1 + pages) * PAGE_BYTES, info["map_size"]))
         try:
             self._transact(records, remove)

@@ -138,7 +138,7 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def lock_writer(folder: Path) -> int:
-    """Become the one writer of a folder, made if it is absent; the lock goes when the descriptor is closed or the process dies.
+    """Become the one writer of a folder, made if absent; the lock goes with the descriptor or the process.
 
     Raises:
         OSError: if the folder cannot be written to, or somebody else is its writer.

@@ -83,7 +83,7 @@ class Pyramid:
         except BaseException:
             self.counts = counts
             raise
-        self._similarity = {pair: s for pair, s in self._similarity.items() if step.removed.isdisjoint(pair)}
+        self._similarity = {(a, b): s for (a, b), s in self._similarity.items() if a in self.store and b in self.store}
 
     def _make_room(self, step: _Step, index: int, pinned: Collection[int]) -> None:
         """Demotes one block of a level, or merges two on the last."""
@@ -111,7 +111,8 @@ class Pyramid:
         pairs = list(pairwise(metas))
         if not pairs:
             return metas
-        return list(max(pairs, key=lambda pair: self._pair_similarity(step, pair[0].id, pair[1].id)))
+        first, second = max(pairs, key=lambda pair: self._pair_similarity(step, pair[0].id, pair[1].id))
+        return [first, second]
 
     def _pair_similarity(self, step: _Step, first: int, second: int) -> float:
         """Cosine of two blocks' representatives, remembered while both exist."""

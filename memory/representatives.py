@@ -30,7 +30,8 @@ class RepresentativeTable:
         assert max_rows > 0, "a table of no rows holds no block"
         self.max_rows = max_rows
         size = (shape.num_layers, shape.num_kv_heads, min(INITIAL_ROWS, max_rows), shape.head_dim)
-        self.table = torch.empty(size, dtype=torch.float16, device=device)
+        with torch.inference_mode(False):  # else nobody outside inference mode could write to it later
+            self.table = torch.empty(size, dtype=torch.float16, device=device)
         self._row_of: dict[int, int] = {}
         self._free = list(range(size[2]))
 
@@ -54,7 +55,8 @@ class RepresentativeTable:
             return
         grown = min(max(needed, 2 * rows), self.max_rows)
         layers, heads, _, dim = self.table.shape
-        table = self.table.new_empty(layers, heads, grown, dim)
+        with torch.inference_mode(False):
+            table = self.table.new_empty(layers, heads, grown, dim)
         table[:, :, :rows] = self.table
         self.table = table
         for row in range(rows, grown):

@@ -37,7 +37,8 @@ class Slab:
         self, shape: BlockShape, *, num_slots: int, slot_tokens: int, device: torch.device, pin: bool = False
     ) -> None:
         size = (shape.num_layers, num_slots, 2, shape.num_kv_heads, slot_tokens, shape.head_dim)
-        self.data = torch.empty(size, dtype=shape.dtype, device=device, pin_memory=pin)
+        with torch.inference_mode(False):  # else nobody outside inference mode could write to it later
+            self.data = torch.empty(size, dtype=shape.dtype, device=device, pin_memory=pin)
         self.num_slots = num_slots
         self.slot_tokens = slot_tokens
         self.slot_bytes = slot_tokens * shape.bytes_per_token
@@ -96,11 +97,12 @@ class Slab:
     def write(self, block_id: int, kv: Tensor) -> None:
         """Copy a block's kv [L, 2, K, N, D], from any device, into free slots."""
         num_tokens = kv.shape[3]
-        slots = self._take(block_id, num_tokens)
-        padding = len(slots) * self.slot_tokens - num_tokens
+        count = slots_for(num_tokens, self.slot_tokens)
+        padding = count * self.slot_tokens - num_tokens
         padded = torch.nn.functional.pad(kv, (0, 0, 0, padding))
-        padded = padded.view(*kv.shape[:3], len(slots), self.slot_tokens, kv.shape[4])  # [L, 2, K, S, P, D]
-        self.data[:, self._index(slots)] = padded.permute(0, 3, 1, 2, 4, 5).to(self.data.device)
+        padded = padded.view(*kv.shape[:3], count, self.slot_tokens, kv.shape[4])  # [L, 2, K, S, P, D]
+        whole = padded.permute(0, 3, 1, 2, 4, 5).to(self.data.device)
+        self.data[:, self._index(self._take(block_id, num_tokens))] = whole
 
     def copy_from(self, other: Slab, block_id: int) -> None:
         """Copy a block that lies in `other`, of the same slot size, into free slots here."""

@@ -3,7 +3,7 @@
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="$ROOT/.venv"
 
-say() { printf '\033[1m== %s\033[0m\n' "$*" >&2; }
+say() { printf '== %s\n' "$*" >&2; }
 die() { printf 'vstream: %s\n' "$*" >&2; exit 1; }
 
 # Prints the first Python that is 3.11 or newer.

@@ -33,7 +33,7 @@ def digest(kv):
 
 
 def write_blocks(folder, commits, say):
-    """Commit blocks, the oldest leaving when it gets tight. Before each commit `say` what it will do, after it `ack`."""
+    """Commit blocks, the oldest leaving when it gets tight; say what is tried before a commit, `ack` after it."""
     torch.set_num_threads(1)
     with open_memory(Path(folder)) as store:
         step = int((store.state or b"-1").decode()) + 1

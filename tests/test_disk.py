@@ -31,11 +31,11 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def open_store(folder, *, disk_bytes=BUDGET, model="alpha", shape=SHAPE, max_block_tokens=MAX_TOKENS):
+def open_store(folder, *, disk_bytes=BUDGET, device_bytes=0, model="alpha", shape=SHAPE, max_block_tokens=MAX_TOKENS):
     return BlockStore(
         shape,
         device=torch.device("cpu"),
-        device_bytes=0,
+        device_bytes=device_bytes,
         host_bytes=0,
         disk_bytes=disk_bytes,
         folder=folder,
@@ -50,7 +50,7 @@ def fill(store, ids):
         store.commit([make_block(block_id)], [], f"state {block_id}".encode())
 
 
-@pytest.fixture()
+@pytest.fixture
 def folder(tmp_path):
     """A closed memory of five blocks."""
     with open_store(tmp_path / "memory") as store:
@@ -67,7 +67,7 @@ def mount(*arguments):
         pytest.skip(message)
 
 
-@pytest.fixture()
+@pytest.fixture
 def small_disk(tmp_path):
     """A real file system of 1 MiB."""
     path = tmp_path / "disk"
@@ -251,6 +251,15 @@ def test_the_disk_budget_may_grow_but_not_below_what_is_used(folder):
         store.check_integrity(deep=True)
 
 
+def test_a_device_budget_too_small_for_the_representatives_is_refused(folder):
+    with pytest.raises(
+        ValueError, match=r"device_bytes=600 is less than the memory in .* give at least \d+"
+    ) as refused:
+        open_store(folder, device_bytes=600)
+    with open_store(folder, device_bytes=int(str(refused.value).split()[-1])) as store:
+        store.check_integrity(deep=True)
+
+
 def test_a_commit_that_does_not_fit_the_map_changes_nothing(tmp_path):
     """Copy-on-write needs the new pages before the old ones are free: replacing everything at once is too much."""
     with open_store(tmp_path / "memory") as store:
@@ -288,9 +297,8 @@ def test_a_full_disk_changes_nothing(small_disk):
 
 
 def test_no_space_at_creation_leaves_nothing_behind(small_disk):
-    with (small_disk / "filler").open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
-        while True:
-            assert file.write(bytes(4096))
+    with (small_disk / "filler").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(small_disk).free)
     (small_disk / "memory").mkdir()
     with pytest.raises(OSError, match=r"cannot create a memory in .*memory.*No space left on device"):
         open_store(small_disk / "memory")

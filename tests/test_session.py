@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
 from streams import MIB, ListSource, RecordingLlama, altered, feature_frames, pump_all, small_config, watched
+
 from vstream.answer import Answer
 from vstream.config import DecodeOptions
 from vstream.engine import Engine

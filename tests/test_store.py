@@ -170,6 +170,18 @@ def test_a_block_that_is_a_view_of_a_larger_tensor_is_stored_whole_and_alone():
         assert store.meta(1).positions.untyped_storage().nbytes() == 9 * 8
 
 
+def test_it_does_not_matter_whether_a_call_runs_in_inference_mode():
+    with torch.inference_mode():
+        store = open_store(64 * KIB, 0, 4000 * KIB)
+        store.commit([make_block(i, tokens=3) for i in range(70)], [], b"")
+    store.commit([make_block(i, tokens=3) for i in range(70, 75)], [0], b"")
+    with torch.inference_mode():
+        found = store.gather([3, 72])
+    assert raw(found) == raw(torch.cat([make_block(i, tokens=3).kv for i in (3, 72)], 3))
+    store.check_integrity(deep=True)
+    store.close()
+
+
 def test_caches_forget_the_least_recently_used_and_keep_the_pinned():
     blocks = [make_block(i, tokens=8, picture_bytes=0) for i in range(30)]
     with open_store(64 * KIB, 0, 800 * KIB, max_block_tokens=8) as store:

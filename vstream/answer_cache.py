@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from transformers import AttentionInterface
-from transformers.cache_utils import Cache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from vstream.cache import Snapshot, consecutive_starts, make_layers, unplace
+from vstream.cache import Snapshot, SpanCache, consecutive_starts, unplace
 from vstream.kernels import group_query, invert_rotary
 from vstream.memory.block import BlockMeta
 
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 ATTENTION = "vstream"
 
 
-class AnswerCache(Cache):
+class AnswerCache(SpanCache):
     """One answer's own keys and values: [sink | gist | retrieved | window | question | answer].
 
     It starts as a copy of a snapshot, with room in front for what memory brings back and behind for what is generated.
@@ -36,17 +35,12 @@ class AnswerCache(Cache):
 
     def __init__(self, adapter: Adapter, snapshot: Snapshot, *, memory_tokens: int, tail_tokens: int) -> None:
         """Copies a snapshot into buffers with room for so many tokens before the window and after it."""
-        self.adapter, self.snapshot = adapter, snapshot
         held = snapshot.keys_values[0][0].shape[2]
-        super().__init__(layers=make_layers(adapter, memory_tokens + held + tail_tokens))
-        for layer, (keys, values) in zip(self.layers, snapshot.keys_values, strict=True):
+        super().__init__(adapter, memory_tokens + held + tail_tokens)
+        self.snapshot = snapshot
+        for layer, (keys, values) in zip(self.spans, snapshot.keys_values, strict=True):
             layer.begin = layer.end = memory_tokens
             layer.update(keys, values)
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of its buffers."""
-        return sum(2 * layer.keys.nbytes for layer in self.layers)
 
     @property
     def room(self) -> int:
@@ -64,20 +58,20 @@ class AnswerCache(Cache):
 
     def insert(self, layer_index: int, placed_kv: Tensor) -> None:
         """Puts placed keys and values [2, K, R, D] between sink and window of one layer."""
-        layer, sink_tokens = self.layers[layer_index], self.snapshot.sink.meta.num_tokens
+        layer, sink_tokens = self.spans[layer_index], self.snapshot.sink.meta.num_tokens
         count = placed_kv.shape[2]
         layer.slide(sink_tokens, layer.begin - count)
         layer.write(layer.begin + sink_tokens, placed_kv[:1], placed_kv[1:])
 
     def drop_tail(self, count: int) -> None:
         """Forgets the newest tokens."""
-        for layer in self.layers:
+        for layer in self.spans:
             layer.end -= count
 
     def representative(self, count: int, after: int, positions: Tensor) -> Tensor:
         """Mean un-rotated key [L, K, D] float16 of `count` tokens at positions [A, N], `after` before the newest."""
-        stop = self.layers[0].end - after
-        kv = torch.stack([torch.cat([layer.keys, layer.values])[:, :, stop - count : stop] for layer in self.layers])
+        stop = self.spans[0].end - after
+        kv = torch.stack([torch.cat([layer.keys, layer.values])[:, :, stop - count : stop] for layer in self.spans])
         return unplace(self.adapter, kv, positions)[:, 0].float().mean(dim=2).half()
 
 
@@ -138,7 +132,7 @@ class LayerRecall(QueryProbe):
         if placed_kv is None:
             return key, value, mask
         self._cache.insert(layer, placed_kv)
-        keys, values = self._cache.layers[layer].view()
+        keys, values = self._cache.spans[layer].view()
         return keys, values, torch.nn.functional.pad(mask, (placed_kv.shape[2], 0), value=True)
 
 

@@ -22,17 +22,20 @@ if TYPE_CHECKING:
     from vstream.types import TokenSpan
 
 
-class SpanLayer(CacheLayerMixin):
+class SpanLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """Keys and values of one layer: a span [begin, end) of a preallocated buffer.
 
     Appending a token writes one slot. Evicting behind the sink, and inserting behind it, move only the sink.
     """
 
+    keys: Tensor
+    values: Tensor
+
     def __init__(
         self, capacity: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device
     ) -> None:
         """An empty span in a buffer of [1, K, capacity, D]; `begin` may be moved while it is empty."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.keys = torch.empty(1, num_kv_heads, capacity, head_dim, dtype=dtype, device=device)
         self.values = torch.empty_like(self.keys)
         self.begin = self.end = 0
@@ -86,10 +89,34 @@ class SpanLayer(CacheLayerMixin):
         return self.keys.shape[2]
 
 
-def make_layers(adapter: Adapter, capacity: int) -> list[SpanLayer]:
-    """Empty layers for a model, each with a buffer of so many tokens."""
-    heads, dim, dtype, device = adapter.num_kv_heads, adapter.head_dim, adapter.dtype, adapter.device
-    return [SpanLayer(capacity, heads, dim, dtype, device) for _ in range(adapter.num_layers)]
+class SpanCache(Cache):
+    """A transformers cache whose layers are spans.
+
+    Attributes:
+        spans: the layers.
+    """
+
+    spans: list[SpanLayer]
+
+    def __init__(self, adapter: Adapter, capacity: int) -> None:
+        """Empty layers for a model, each with a buffer of so many tokens."""
+        self.adapter = adapter
+        super().__init__(layers=[])
+        self.allocate(capacity)
+
+    def allocate(self, capacity: int) -> None:
+        """Replaces all layers by empty ones."""
+        heads, dim, dtype, device = (getattr(self.adapter, name) for name in _LAYER_SHAPE)
+        self.spans = [SpanLayer(capacity, heads, dim, dtype, device) for _ in range(self.adapter.num_layers)]
+        self.layers = list(self.spans)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of its buffers."""
+        return sum(span.keys.nbytes + span.values.nbytes for span in self.spans)
+
+
+_LAYER_SHAPE = ("num_kv_heads", "head_dim", "dtype", "device")
 
 
 def place(adapter: Adapter, kv: Tensor, positions: Tensor) -> Tensor:
@@ -155,7 +182,7 @@ class Snapshot:
         return self.window[0].start if self.window else self.cursor
 
 
-class StreamCache(Cache):
+class StreamCache(SpanCache):
     """Sink and recent window of one stream, as the decoder sees them while it watches.
 
     Positions grow with the stream and are rebased before they reach the trained length. The keys in it are always
@@ -172,14 +199,13 @@ class StreamCache(Cache):
             reserve: positions left free between sink and window at a rebase, for what answers place there.
             limit: the window is rebased before the cursor would pass it.
         """
-        self.adapter = adapter
         self.sink: Placed | None = None
         self.window: list[Placed] = []
         self.num_rebases = 0
         self._window_tokens, self._reserve, self._limit = window_tokens, reserve, limit
         self._slack = max(window_tokens, 4 * clip_tokens)
         self._clip_tokens = clip_tokens
-        super().__init__(layers=make_layers(adapter, 0))
+        super().__init__(adapter, 0)
 
     @property
     def cursor(self) -> Tensor:
@@ -253,17 +279,17 @@ class StreamCache(Cache):
     def snapshot(self) -> Snapshot:
         """The present, copied."""
         assert self.sink is not None
-        pairs = [layer.view() for layer in self.layers]
+        pairs = [layer.view() for layer in self.spans]
         return Snapshot(self.sink, tuple(self.window), [(k.clone(), v.clone()) for k, v in pairs], self.cursor)
 
     def _allocate(self, sink_tokens: int) -> None:
-        self.layers = make_layers(self.adapter, sink_tokens + self._window_tokens + self._clip_tokens + self._slack)
+        self.allocate(sink_tokens + self._window_tokens + self._clip_tokens + self._slack)
 
     def _fill(self, kv: Tensor) -> None:
         assert self.sink is not None
         positions = torch.cat([placed.positions for placed in [self.sink, *self.window]], dim=1)
         placed_kv = place(self.adapter, kv, positions)
-        for layer, (keys, values) in zip(self.layers, placed_kv, strict=True):
+        for layer, (keys, values) in zip(self.spans, placed_kv, strict=True):
             layer.begin = layer.end = 0
             layer.update(keys[None], values[None])
 
@@ -272,11 +298,11 @@ class StreamCache(Cache):
         excess, tokens = 0, sum(placed.meta.num_tokens for placed in self.window)
         while tokens - excess > self._window_tokens:
             excess += self.window.pop(0).meta.num_tokens
-        for layer in self.layers:
+        for layer in self.spans:
             layer.slide(self.sink_tokens, layer.begin + excess)
 
     def _compact_for(self, tokens: int) -> None:
-        for layer in self.layers:
+        for layer in self.spans:
             if layer.end + tokens > layer.get_max_length():
                 layer.compact()
 
@@ -284,16 +310,16 @@ class StreamCache(Cache):
         return self.sink_tokens + sum(placed.meta.num_tokens for placed in self.window)
 
     def _tail(self, count: int) -> Tensor:
-        rows = [(layer.keys, layer.values) for layer in self.layers]
-        end = self.layers[0].end
+        rows = [(layer.keys, layer.values) for layer in self.spans]
+        end = self.spans[0].end
         return torch.stack([torch.cat([k, v])[:, :, end - count : end] for k, v in rows])
 
     def _write_tail(self, kv: Tensor) -> None:
-        for layer, (keys, values) in zip(self.layers, kv, strict=True):
+        for layer, (keys, values) in zip(self.spans, kv, strict=True):
             layer.write(layer.end - kv.shape[3], keys[None], values[None])
 
     def _drop_tail(self) -> None:
-        for layer in self.layers:
+        for layer in self.spans:
             layer.end = layer.begin + self._held_tokens()
 
 

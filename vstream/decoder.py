@@ -70,7 +70,8 @@ def sample(logits: Tensor, options: DecodeOptions, generator: torch.Generator) -
     """A token id from logits [V]: the likeliest at temperature 0, else by nucleus sampling."""
     if options.temperature == 0:
         return int(logits.argmax())
-    probabilities = torch.softmax(logits.float() / options.temperature, dim=-1)
+    below = (logits - logits.max()).double()  # so that no temperature overflows
+    probabilities = torch.softmax(below / options.temperature, dim=-1)
     ranked, order = probabilities.sort(descending=True, stable=True)
     before = ranked.cumsum(dim=0) - ranked
     ranked = torch.where(before < options.top_p, ranked, 0.0)  # the likeliest is always kept
@@ -85,6 +86,6 @@ def cut_at_stop(text: str, stops: Sequence[str]) -> tuple[str, bool]:
 
 def held_back(text: str, stops: Sequence[str]) -> int:
     """How many last characters may still change: an unfinished character, or the beginning of a stop string."""
-    unfinished = len(text) - len(text.rstrip("\ufffd"))
-    begun = [n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])]
-    return max([unfinished, *begun])
+    certain = text.rstrip("\ufffd")
+    begun = [n for stop in stops for n in range(1, len(stop)) if certain.endswith(stop[:n])]
+    return len(text) - len(certain) + max(begun, default=0)

@@ -380,7 +380,7 @@ class Session:
         return self.ingest.counters() if self.ingest else self.memory.counters
 
     def _memory_report(self) -> MemoryReport:
-        tiers, hot = self.memory.store.tier_bytes(), self.memory.bytes_in_cache()
+        tiers, hot = self.memory.store.tier_bytes(), self.memory.cache.num_bytes
         answers = sum(running.num_bytes for running in self._running)
         return MemoryReport(
             blocks=sum(self.memory.num_blocks().values()),

@@ -152,10 +152,6 @@ class StreamMemory:
             turn = {"question": answer.question, "answer": answer.text(), "asked_at_seconds": answer.asked_at_seconds}
             self.dialogue.append(turn)
 
-    def bytes_in_cache(self) -> int:
-        """Bytes of the hot window's buffers."""
-        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.cache.layers)
-
     def num_blocks(self) -> dict[str, int]:
         """Blocks by level name."""
         found = Counter(LEVEL_NAMES[meta.level] for meta in self._past(SINK))

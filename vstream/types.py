@@ -127,8 +127,8 @@ def parse_seconds(text: str) -> float:
         values = [float(part) for part in parts]
     except ValueError:
         values = []
-    rising = all(0 <= value < 60 for value in values[1:]) and all(v == int(v) for v in values[:-1])
-    if not 1 <= len(values) <= 3 or not 0 <= values[0] < float("inf") or not rising:
+    in_range = all(0 <= value < 60 for value in values[1:]) and all(value.is_integer() for value in values[:-1])
+    if not 1 <= len(values) <= 3 or not 0 <= values[0] < float("inf") or not in_range:
         raise ValueError(f"{text!r} is not a time; give seconds (90.5), MM:SS or HH:MM:SS")
     total = 0.0
     for value in values:

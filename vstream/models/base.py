@@ -124,7 +124,8 @@ class Adapter(ABC):
     def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Rotary tables (cos, sin), each [1, N, D], for positions [A, N]: the model's own, in float32 or better."""
         probe = torch.empty(1, dtype=torch.promote_types(self.dtype, torch.float32), device=self.device)
-        cos, sin = self.decoder.rotary_emb(probe, self.position_ids(positions.to(self.device)))
+        rotary_emb: Any = self.decoder.rotary_emb
+        cos, sin = rotary_emb(probe, self.position_ids(positions.to(self.device)))
         return cos, sin
 
     def rotate(self, keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

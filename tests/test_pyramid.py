@@ -1,0 +1,380 @@
+"""The pyramid over a real store: budgets, what is kept of every frame, and what a refused commit leaves behind."""
+
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+import torch
+from blocks import raw, same_meta
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vstream.memory import pyramid as pyramid_module
+from vstream.memory.block import Block, BlockMeta, BlockShape, Tier, TokenKind
+from vstream.memory.pyramid import DETAIL, GIST, SINK, Pyramid
+from vstream.memory.store import BlockStore
+
+SHAPE = BlockShape(num_layers=2, num_kv_heads=2, head_dim=4, dtype=torch.float32)
+MAX_TOKENS = 24
+PICTURE_BYTES = 300
+HOMES = {
+    Tier.HOST: {"host_bytes": 64 << 10, "disk_bytes": 0},
+    Tier.DISK: {"host_bytes": 8 << 10, "disk_bytes": 800 << 10},
+}
+homes = pytest.mark.parametrize("home", HOMES, ids=["host", "disk"])
+
+
+def open_store(home=Tier.HOST, **budgets):
+    store = BlockStore(
+        SHAPE,
+        device=torch.device("cpu"),
+        **{"device_bytes": 0, **HOMES[home], **budgets},
+        identity={"model": "none"},
+        max_block_tokens=MAX_TOKENS,
+        slot_tokens=4,
+        max_state_bytes=1024,
+    )
+    assert store.home is home
+    return store
+
+
+def open_pyramid(store):
+    pyramid = Pyramid(store, sink_tokens=2, gist_share=0.4, gist_vision_tokens=2)
+    pyramid.commit(make_sink(pyramid.take_id()), lambda: b"", pinned=[0])
+    return pyramid
+
+
+def make_sink(block_id):
+    return make_block(block_id, kinds=[TokenKind.MARKER] * 2, seconds=[0.0] * 2, weight=0, level=SINK)
+
+
+def make_block(block_id, *, kinds, seconds, weight, look=0, noise=0.0, picture=b"", level=DETAIL):
+    """A block whose representative is one of a few looks, with some noise, and whose tokens are around it."""
+    look_of = torch.Generator().manual_seed(1000 + look)
+    own = torch.Generator().manual_seed(block_id)
+    size = (SHAPE.num_layers, SHAPE.num_kv_heads, SHAPE.head_dim)
+    key = torch.randn(size, generator=look_of) + noise * torch.randn(size, generator=own)
+    count = len(kinds)
+    kv = (
+        torch.randn((SHAPE.num_layers, 2, SHAPE.num_kv_heads, count, SHAPE.head_dim), generator=own)
+        + key[:, None, :, None]
+    )
+    meta = BlockMeta(
+        id=block_id,
+        level=level,
+        start_seconds=seconds[0],
+        end_seconds=seconds[-1],
+        epoch_seconds=None,
+        weight=float(weight),
+        kinds=torch.tensor(kinds, dtype=torch.uint8),
+        seconds=torch.tensor(seconds, dtype=torch.float64),
+        positions=torch.arange(count)[None],
+        advance=torch.tensor([count]),
+        start=torch.tensor([0]),
+    )
+    return Block(meta, kv, key.half(), picture)
+
+
+def clips(max_size):
+    """Clips as plain values: frames, vision tokens a frame, look, noise, picture."""
+    clip = st.tuples(
+        st.integers(1, 4),
+        st.integers(1, 4),
+        st.integers(0, 3),
+        st.sampled_from([0.0, 0.1, 2.0]),
+        st.sampled_from([0, 0, PICTURE_BYTES]),
+    )
+    return st.lists(clip, min_size=1, max_size=max_size)
+
+
+def clip_block(block_id, start_seconds, clip):
+    """A detail block of a clip: for each frame a timestamp, its vision tokens, a marker."""
+    frames, vision, look, noise, picture_bytes = clip
+    frame = [TokenKind.TIMESTAMP, *[TokenKind.VISION] * vision, TokenKind.MARKER]
+    return make_block(
+        block_id,
+        kinds=frame * frames,
+        seconds=[start_seconds + i for i in range(frames) for _ in frame],
+        weight=frames,
+        look=look,
+        noise=noise,
+        picture=bytes(picture_bytes),
+    )
+
+
+class Watcher:
+    """A plain model of the memory: what exists, told of every new clip and checking every change the pyramid makes."""
+
+    def __init__(self, monkeypatch, pyramid):
+        self.pyramid = pyramid
+        self.live = {0: make_sink(0)}
+        self.seen_ids = {0}
+        self.pinned = set()
+        self.frames = []
+        self.counts = Counter(demoted=0, merged=0)
+        self._condense = pyramid_module.condense
+        monkeypatch.setattr(pyramid_module, "condense", self._watched)
+
+    def commit(self, clip, window):
+        """Commits a clip, the newest `window` blocks pinned with the sink, and checks all that must hold."""
+        start = self.frames[-1] + 1 if self.frames else 0.0
+        block = clip_block(self.pyramid.take_id(), start, clip)
+        self._enter(block)
+        details = [i for i, held in self.live.items() if held.meta.level == DETAIL]
+        self.pinned = {0, *(details[-window:] if window else ())}
+        self.frames += torch.unique(block.meta.seconds).tolist()
+        before = {i: self.live[i] for i in self.pinned}
+        state = f"state {block.meta.id}".encode()
+        self.pyramid.commit(block, lambda: state, pinned=self.pinned)
+        assert self.pyramid.store.state == state
+        for block_id, held in before.items():
+            assert_stored(self.pyramid.store, held)
+            assert block_id in self.live
+        self.check()
+
+    def check(self):
+        """The store holds what the model holds, within budget, and nothing that was ever watched is lost."""
+        store, held = self.pyramid.store, list(self.live.values())
+        store.check_integrity()
+        assert [meta.id for meta in store.metas()] == [meta.id for meta in sorted_in_time(self.live.values())]
+        for block in held:
+            assert same_meta(store.meta(block.meta.id), block.meta)
+        for level in self.pyramid.levels:
+            used = sum(store.charged_bytes(i) for i, block in self.live.items() if block.meta.level == level.number)
+            assert used <= level.budget_bytes
+        clips = [block.meta for block in held if block.meta.level != SINK]
+        assert sum(meta.weight for meta in clips) == len(self.frames)
+        for seconds in self.frames:
+            assert any(meta.start_seconds <= seconds <= meta.end_seconds for meta in clips), f"{seconds} s is lost"
+        assert self.pyramid.counts == self.counts
+        levels = Counter(meta.level for meta in clips)
+        committed = len(self.seen_ids) - 1 - sum(self.counts.values())
+        assert levels[DETAIL] == committed - self.counts["demoted"]
+        assert levels[GIST] == self.counts["demoted"] - self.counts["merged"]
+
+    def _enter(self, block):
+        assert block.meta.id not in self.seen_ids, f"id {block.meta.id} is used twice"
+        self.seen_ids.add(block.meta.id)
+        self.live[block.meta.id] = block
+
+    def _watched(self, blocks, *, block_id, level, max_vision_tokens):
+        """`condense`, with its inputs compared with what may be condensed now."""
+        ids = [block.meta.id for block in blocks]
+        assert self.pinned.isdisjoint(ids), f"pinned blocks {ids} were condensed"
+        for block in blocks:
+            assert_same(block, self.live[block.meta.id])
+        levels = [block.meta.level for block in blocks]
+        self._check_choice(ids, levels[0])
+        if levels == [DETAIL]:
+            self.counts["demoted"] += 1
+        else:
+            assert levels == [GIST, GIST], f"blocks of levels {levels} were merged"
+            self.counts["merged"] += 1
+        assert level == GIST, f"levels {levels} went to level {level}"
+        merged = self._condense(blocks, block_id=block_id, level=level, max_vision_tokens=max_vision_tokens)
+        for gone in ids:
+            del self.live[gone]
+        self._enter(merged)
+        return merged
+
+    def _check_choice(self, ids, level):
+        """Only an overflowing level is touched, and then the first of its most similar neighbours in time."""
+        on_level = [meta for meta in sorted_in_time(self.live.values()) if meta.level == level]
+        used = sum(self._charge(meta) for meta in on_level)
+        assert used > next(known for known in self.pyramid.levels if known.number == level).budget_bytes
+        free = [meta.id for meta in on_level if meta.id not in self.pinned]
+        if len(free) == 1:
+            assert ids == free
+            return
+        pairs = [list(pair) for pair in pairwise(free)]
+        chosen = [pair for pair in pairs if (pair == ids if len(ids) == 2 else pair[0] == ids[0])]
+        assert len(chosen) == 1, f"{ids} are no neighbours in time among {free}"
+        best = max(self._similarity(pair) for pair in pairs)
+        assert pairs.index(chosen[0]) == min(i for i, p in enumerate(pairs) if self._similarity(p) > best - 1e-6) or (
+            self._similarity(chosen[0]) == pytest.approx(best, abs=1e-6)
+        )
+
+    def _similarity(self, pair):
+        a, b = (self.live[block_id].representative.double().flatten() for block_id in pair)
+        return float(a @ b / (a.norm() * b.norm()))
+
+    def _charge(self, meta):
+        return self.pyramid.store.bytes_of(meta.num_tokens, len(self.live[meta.id].picture))
+
+
+def sorted_in_time(blocks):
+    return sorted((block.meta for block in blocks), key=lambda meta: (meta.start_seconds, meta.id))
+
+
+def assert_same(left, right):
+    assert same_meta(left.meta, right.meta)
+    assert raw(left.kv) == raw(right.kv)
+    assert raw(left.representative) == raw(right.representative)
+    assert left.picture == right.picture
+
+
+def assert_stored(store, block):
+    """A block lies in the store bit for bit."""
+    assert_same(stored(store, block.meta.id), block)
+
+
+def stored(store, block_id):
+    """A block as the store gives it back."""
+    representative = store.representatives.rows([block_id])[:, :, 0]
+    return Block(store.meta(block_id), store.gather([block_id]), representative, store.picture(block_id))
+
+
+@homes
+@settings(max_examples=25, deadline=None)
+@given(stream=clips(40), window=st.integers(0, 3))
+def test_a_random_stream_stays_whole_and_within_budget(home, stream, window):
+    with pytest.MonkeyPatch.context() as patch, open_store(home) as store:
+        watcher = Watcher(patch, open_pyramid(store))
+        for clip in stream * (3 if home is Tier.HOST else 2):
+            watcher.commit(clip, window)
+        store.check_integrity(deep=True)
+
+
+@homes
+def test_both_levels_overflow(home, monkeypatch):
+    """What the test above relies on: its budgets are small enough for demotion and merging to happen."""
+    with open_store(home) as store:
+        watcher = Watcher(monkeypatch, open_pyramid(store))
+        for i in range(120):
+            watcher.commit((2, 3, i // 7 % 4, 0.1, PICTURE_BYTES), window=2)
+        assert watcher.counts["demoted"] > 50
+        assert watcher.counts["merged"] > 20
+        levels = Counter(meta.level for meta in store.metas())
+        assert levels[DETAIL] > 3
+        assert levels[GIST] > 3
+        for block in watcher.live.values():
+            assert_stored(store, block)
+
+
+def test_one_block_may_push_out_many(monkeypatch):
+    """A large clip after many small ones: several demotions and merges in one step."""
+    with open_store() as store:
+        watcher = Watcher(monkeypatch, open_pyramid(store))
+        for i in range(80):
+            watcher.commit((1, 1, i % 4, 0.1, 0), window=1)
+        before = dict(watcher.counts)
+        watcher.commit((4, 4, 0, 0.1, 9000), window=1)
+        assert watcher.counts["demoted"] - before["demoted"] > 3
+        assert watcher.counts["merged"] - before["merged"] > 3
+
+
+def test_the_least_informative_block_goes_first():
+    """Of a still scene and a changing one, the still one fades."""
+    with open_store() as store:
+        pyramid = open_pyramid(store)
+        still = set()
+        for i in range(40):
+            look = 50 if i % 8 < 4 else i
+            block = clip_block(pyramid.take_id(), float(i), (1, 2, look, 0.02, 0))
+            still |= {block.meta.id} if look == 50 else set()
+            pyramid.commit(block, lambda: b"")
+        faded = {i for i in still if i not in store}
+        assert pyramid.counts["demoted"] > 5
+        assert len(faded) == pyramid.counts["demoted"], "blocks that differ were demoted before blocks that do not"
+
+
+def twice(home):
+    """Everything a memory holds at the end of one stream, as bytes."""
+    with open_store(home) as store:
+        pyramid = open_pyramid(store)
+        for i in range(90):
+            clip = (1 + i % 4, 1 + i % 3, i // 5 % 4, 0.1, PICTURE_BYTES * (i % 2))
+            pyramid.commit(clip_block(pyramid.take_id(), 4.0 * i, clip), lambda: b"")
+        ids = [meta.id for meta in store.metas()]
+        rows = store.representatives.rows(ids)
+        metas = [repr(vars(meta)) for meta in store.metas()]
+        return ids, metas, raw(store.gather(ids)), raw(rows), [store.picture(i) for i in ids], pyramid.counts
+
+
+@homes
+def test_the_same_input_gives_the_same_blocks(home):
+    first, second = twice(home), twice(home)
+    assert first == second
+    assert first[-1]["merged"] > 5
+
+
+def test_the_home_does_not_matter_for_what_is_merged():
+    """Blocks that were read back from disk condense to the same bits as blocks that never left the RAM."""
+    held = []
+    for home in HOMES:
+        with open_store(home) as store:
+            pyramid = Pyramid(store, sink_tokens=2, gist_share=0.4, gist_vision_tokens=2)
+            for i in range(3):
+                pyramid.commit(clip_block(pyramid.take_id(), 4.0 * i, (2, 2, i, 0.1, 0)), lambda: b"")
+            blocks = [stored(store, i) for i in range(3)]
+        held.append(pyramid_module.condense(blocks, block_id=9, level=GIST, max_vision_tokens=2))
+    assert_same(*held)
+
+
+class Full(OSError):
+    """What a full disk says."""
+
+
+@homes
+@pytest.mark.parametrize("when", ["store", "state"])
+def test_a_refused_commit_changes_nothing(home, when, monkeypatch):
+    """A commit that sets off demotions and merges is refused; all is as before, and the next one works."""
+    with open_store(home) as store:
+        watcher = Watcher(monkeypatch, open_pyramid(store))
+        for i in range(100):
+            watcher.commit((2, 3, i // 7 % 4, 0.1, PICTURE_BYTES), window=2)
+        pyramid = watcher.pyramid
+        ids, state, counts, used = (
+            [meta.id for meta in store.metas()],
+            store.state,
+            pyramid.counts.copy(),
+            store.used_bytes,
+        )
+        payload = raw(store.gather(ids))
+        live, seen, watched = dict(watcher.live), set(watcher.seen_ids), watcher.counts.copy()
+        with monkeypatch.context() as failing:
+            refuse(failing, store, when)
+            block = clip_block(pyramid.take_id(), watcher.frames[-1] + 1, (4, 4, 0, 0.1, PICTURE_BYTES))
+            watcher._enter(block)
+            with pytest.raises(Full):
+                pyramid.commit(block, failing_state if when == "state" else lambda: b"new", pinned=watcher.pinned)
+        assert watcher.counts != watched, "the refused step must have moved something"
+        watcher.live, watcher.counts = live, watched
+        assert ([meta.id for meta in store.metas()], store.state, pyramid.counts) == (ids, state, counts)
+        assert store.used_bytes == used
+        assert raw(store.gather(ids)) == payload
+        store.check_integrity(deep=True)
+        lost = len(watcher.seen_ids) - len(seen)
+        for i in range(10):
+            watcher.seen_ids = set(range(len(watcher.seen_ids)))
+            commit_after_refusal(watcher, (2, 3, i % 4, 0.1, 0), lost)
+        assert pyramid.next_id > max(ids) + lost
+
+
+def commit_after_refusal(watcher, clip, lost):
+    """`commit`, when `lost` ids were given to blocks that never came to be."""
+    watcher.frames.append(watcher.frames[-1])
+    watcher.frames.pop()
+    ids = watcher.seen_ids
+    watcher.seen_ids = _WithLost(ids, lost)
+    watcher.commit(clip, window=2)
+    watcher.seen_ids = set(ids)
+
+
+class _WithLost(set):
+    """Ids ever given, whose length leaves out those that were lost."""
+
+    def __init__(self, ids, lost):
+        super().__init__(ids)
+        self.lost = lost
+
+    def __len__(self):
+        return super().__len__() - self.lost
+
+
+def failing_state():
+    raise Full("no state")
+
+
+def refuse(patch, store, when):
+    pass
