@@ -208,6 +208,8 @@ def _main(arguments: Sequence[str]) -> int:
         return code or 0
     except BrokenPipeError:
         raise
+    except typer.Abort:  # how some versions of typer pass on an interrupt
+        return _tell("stopped", 130)
     except USAGE_ERROR as error:
         return _tell(error.format_message(), 2)
     except INPUT_ERRORS as error:

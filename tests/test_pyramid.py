@@ -1,7 +1,10 @@
 """The pyramid over a real store: budgets, what is kept of every frame, and what a refused commit leaves behind."""
 
+import errno
+import os
 from collections import Counter
-from itertools import pairwise
+from copy import copy
+from itertools import cycle, islice, pairwise
 
 import pytest
 import torch
@@ -9,9 +12,11 @@ from blocks import raw, same_meta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vstream.memory import disk as disk_module
 from vstream.memory import pyramid as pyramid_module
 from vstream.memory.block import Block, BlockMeta, BlockShape, Tier, TokenKind
 from vstream.memory.pyramid import DETAIL, GIST, SINK, Pyramid
+from vstream.memory.records import Part, to_pages
 from vstream.memory.store import BlockStore
 
 SHAPE = BlockShape(num_layers=2, num_kv_heads=2, head_dim=4, dtype=torch.float32)
@@ -111,26 +116,31 @@ class Watcher:
         self.seen_ids = {0}
         self.pinned = set()
         self.frames = []
+        self.commits = 0
         self.counts = Counter(demoted=0, merged=0)
         self._condense = pyramid_module.condense
         monkeypatch.setattr(pyramid_module, "condense", self._watched)
 
-    def commit(self, clip, window):
+    def commit(self, clip, window, state=None):
         """Commits a clip, the newest `window` blocks pinned with the sink, and checks all that must hold."""
         start = self.frames[-1] + 1 if self.frames else 0.0
         block = clip_block(self.pyramid.take_id(), start, clip)
         self._enter(block)
         details = [i for i, held in self.live.items() if held.meta.level == DETAIL]
         self.pinned = {0, *(details[-window:] if window else ())}
+        before = [self.live[i] for i in self.pinned]
+        text = f"state {block.meta.id}".encode()
+        self.pyramid.commit(block, state or (lambda: text), pinned=self.pinned)
         self.frames += torch.unique(block.meta.seconds).tolist()
-        before = {i: self.live[i] for i in self.pinned}
-        state = f"state {block.meta.id}".encode()
-        self.pyramid.commit(block, lambda: state, pinned=self.pinned)
-        assert self.pyramid.store.state == state
-        for block_id, held in before.items():
+        self.commits += 1
+        assert self.pyramid.store.state == text
+        for held in before:
             assert_stored(self.pyramid.store, held)
-            assert block_id in self.live
         self.check()
+
+    def copy(self):
+        """What the model believes, to be put back."""
+        return {name: copy(vars(self)[name]) for name in ("live", "frames", "commits", "counts")}
 
     def check(self):
         """The store holds what the model holds, within budget, and nothing that was ever watched is lost."""
@@ -148,8 +158,7 @@ class Watcher:
             assert any(meta.start_seconds <= seconds <= meta.end_seconds for meta in clips), f"{seconds} s is lost"
         assert self.pyramid.counts == self.counts
         levels = Counter(meta.level for meta in clips)
-        committed = len(self.seen_ids) - 1 - sum(self.counts.values())
-        assert levels[DETAIL] == committed - self.counts["demoted"]
+        assert levels[DETAIL] == self.commits - self.counts["demoted"]
         assert levels[GIST] == self.counts["demoted"] - self.counts["merged"]
 
     def _enter(self, block):
@@ -178,7 +187,7 @@ class Watcher:
         return merged
 
     def _check_choice(self, ids, level):
-        """Only an overflowing level is touched, and then the first of its most similar neighbours in time."""
+        """Only an overflowing level is touched, and then its most similar neighbours in time."""
         on_level = [meta for meta in sorted_in_time(self.live.values()) if meta.level == level]
         used = sum(self._charge(meta) for meta in on_level)
         assert used > next(known for known in self.pyramid.levels if known.number == level).budget_bytes
@@ -190,9 +199,7 @@ class Watcher:
         chosen = [pair for pair in pairs if (pair == ids if len(ids) == 2 else pair[0] == ids[0])]
         assert len(chosen) == 1, f"{ids} are no neighbours in time among {free}"
         best = max(self._similarity(pair) for pair in pairs)
-        assert pairs.index(chosen[0]) == min(i for i, p in enumerate(pairs) if self._similarity(p) > best - 1e-6) or (
-            self._similarity(chosen[0]) == pytest.approx(best, abs=1e-6)
-        )
+        assert self._similarity(chosen[0]) == pytest.approx(best, abs=1e-6), f"{ids} are not the most similar"
 
     def _similarity(self, pair):
         a, b = (self.live[block_id].representative.double().flatten() for block_id in pair)
@@ -225,12 +232,12 @@ def stored(store, block_id):
 
 
 @homes
-@settings(max_examples=25, deadline=None)
-@given(stream=clips(40), window=st.integers(0, 3))
+@settings(max_examples=15, deadline=None)
+@given(stream=clips(20), window=st.integers(0, 3))
 def test_a_random_stream_stays_whole_and_within_budget(home, stream, window):
     with pytest.MonkeyPatch.context() as patch, open_store(home) as store:
         watcher = Watcher(patch, open_pyramid(store))
-        for clip in stream * (3 if home is Tier.HOST else 2):
+        for clip in islice(cycle(stream), 50):
             watcher.commit(clip, window)
         store.check_integrity(deep=True)
 
@@ -268,13 +275,13 @@ def test_the_least_informative_block_goes_first():
     with open_store() as store:
         pyramid = open_pyramid(store)
         still = set()
-        for i in range(40):
+        for i in range(34):
             look = 50 if i % 8 < 4 else i
             block = clip_block(pyramid.take_id(), float(i), (1, 2, look, 0.02, 0))
             still |= {block.meta.id} if look == 50 else set()
             pyramid.commit(block, lambda: b"")
         faded = {i for i in still if i not in store}
-        assert pyramid.counts["demoted"] > 5
+        assert pyramid.counts["demoted"] >= 10
         assert len(faded) == pyramid.counts["demoted"], "blocks that differ were demoted before blocks that do not"
 
 
@@ -311,70 +318,94 @@ def test_the_home_does_not_matter_for_what_is_merged():
     assert_same(*held)
 
 
-class Full(OSError):
-    """What a full disk says."""
+def refuse(patch, store):
+    """Lets the store's next commit fail as on a full machine: half-way through the disk's transaction, or for RAM."""
 
+    def full(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-@homes
-@pytest.mark.parametrize("when", ["store", "state"])
-def test_a_refused_commit_changes_nothing(home, when, monkeypatch):
-    """A commit that sets off demotions and merges is refused; all is as before, and the next one works."""
-    with open_store(home) as store:
-        watcher = Watcher(monkeypatch, open_pyramid(store))
-        for i in range(100):
-            watcher.commit((2, 3, i // 7 % 4, 0.1, PICTURE_BYTES), window=2)
-        pyramid = watcher.pyramid
-        ids, state, counts, used = (
-            [meta.id for meta in store.metas()],
-            store.state,
-            pyramid.counts.copy(),
-            store.used_bytes,
-        )
-        payload = raw(store.gather(ids))
-        live, seen, watched = dict(watcher.live), set(watcher.seen_ids), watcher.counts.copy()
-        with monkeypatch.context() as failing:
-            refuse(failing, store, when)
-            block = clip_block(pyramid.take_id(), watcher.frames[-1] + 1, (4, 4, 0, 0.1, PICTURE_BYTES))
-            watcher._enter(block)
-            with pytest.raises(Full):
-                pyramid.commit(block, failing_state if when == "state" else lambda: b"new", pinned=watcher.pinned)
-        assert watcher.counts != watched, "the refused step must have moved something"
-        watcher.live, watcher.counts = live, watched
-        assert ([meta.id for meta in store.metas()], store.state, pyramid.counts) == (ids, state, counts)
-        assert store.used_bytes == used
-        assert raw(store.gather(ids)) == payload
-        store.check_integrity(deep=True)
-        lost = len(watcher.seen_ids) - len(seen)
-        for i in range(10):
-            watcher.seen_ids = set(range(len(watcher.seen_ids)))
-            commit_after_refusal(watcher, (2, 3, i % 4, 0.1, 0), lost)
-        assert pyramid.next_id > max(ids) + lost
+    def pages(part, block_id, body):
+        return full() if part is Part.KV else to_pages(part, block_id, body)
 
-
-def commit_after_refusal(watcher, clip, lost):
-    """`commit`, when `lost` ids were given to blocks that never came to be."""
-    watcher.frames.append(watcher.frames[-1])
-    watcher.frames.pop()
-    ids = watcher.seen_ids
-    watcher.seen_ids = _WithLost(ids, lost)
-    watcher.commit(clip, window=2)
-    watcher.seen_ids = set(ids)
-
-
-class _WithLost(set):
-    """Ids ever given, whose length leaves out those that were lost."""
-
-    def __init__(self, ids, lost):
-        super().__init__(ids)
-        self.lost = lost
-
-    def __len__(self):
-        return super().__len__() - self.lost
+    if store.disk:
+        patch.setattr(disk_module, "to_pages", pages)
+    else:
+        patch.setattr(store.representatives, "reserve", full)
 
 
 def failing_state():
-    raise Full("no state")
+    raise OSError("no state")
 
 
-def refuse(patch, store, when):
-    pass
+@homes
+@pytest.mark.parametrize("refused", ["store", "state"])
+def test_a_refused_commit_changes_nothing(home, refused, monkeypatch):
+    """A commit that sets off demotions and merges is refused; all is as before, and the next ones work."""
+    with open_store(home) as store:
+        watcher = Watcher(monkeypatch, open_pyramid(store))
+        pyramid = watcher.pyramid
+        for i in range(100):
+            watcher.commit((2, 3, i // 7 % 4, 0.1, PICTURE_BYTES), window=2)
+        before, model, taken = everything(pyramid), watcher.copy(), pyramid.next_id
+        with monkeypatch.context() as failing:
+            if refused == "store":
+                refuse(failing, store)
+            clip = (4, 4, 0, 0.1, PICTURE_BYTES)
+            with pytest.raises(OSError, match=r"No space left|no state"):
+                watcher.commit(clip, window=2, state=failing_state if refused == "state" else None)
+        demoted = model["counts"]["demoted"]
+        assert watcher.counts["demoted"] > demoted, "the refused step must have moved something"
+        assert everything(pyramid) == before
+        store.check_integrity(deep=True)
+        assert pyramid.next_id > taken + 1, "ids of the refused step are not given again"
+        vars(watcher).update(model)
+        watcher.check()
+        for i in range(10):
+            watcher.commit((2, 3, i % 4, 0.1, 0), window=2)
+        assert watcher.counts["demoted"] > demoted
+
+
+def everything(pyramid):
+    """All that a commit may change."""
+    store = pyramid.store
+    ids = [meta.id for meta in store.metas()]
+    pictures = [store.picture(block_id) for block_id in ids]
+    payload = raw(store.gather(ids)), raw(store.representatives.rows(ids)), pictures
+    return ids, payload, store.state, store.used_bytes, pyramid.counts.copy()
+
+
+@pytest.mark.slow
+def test_no_state_grows_with_the_stream():
+    """Over 5,000 commits the memory, and what the pyramid remembers about it, stays as large as it was."""
+    with open_store() as store:
+        pyramid = open_pyramid(store)
+        sizes, most_used = [], 0
+        for i in range(5000):
+            block = clip_block(pyramid.take_id(), float(i), (1, 1, i // 7 % 4, 0.1, 0))
+            pyramid.commit(block, lambda: b"", pinned=[0, block.meta.id])
+            sizes.append((len(store), len(pyramid._similarity)))
+            most_used = max(most_used, store.used_bytes)
+        store.check_integrity(deep=True)
+        assert most_used <= store.capacity_bytes
+        assert sum(meta.weight for meta in store.metas()) == 5000
+        assert store.metas()[-1].end_seconds == 4999.0
+        early, late = (max(part) for part in (sizes[1000:2000], sizes[4000:]))
+        assert late[0] <= early[0] + 2
+        assert late[1] <= 2 * late[0], "more similarities are remembered than neighbours exist"
+
+
+def test_a_level_that_cannot_hold_its_pinned_blocks_says_so():
+    with open_store() as store:
+        pyramid, held = open_pyramid(store), [0]
+        with pytest.raises(AssertionError, match="hot window and one clip more"):
+            fill_pinned(pyramid, held)
+        assert [meta.id for meta in store.metas()] == held
+        store.check_integrity(deep=True)
+
+
+def fill_pinned(pyramid, held):
+    """Commits blocks that must all stay, noting those that were."""
+    for i in range(100):
+        block = clip_block(pyramid.take_id(), float(i), (1, 4, 0, 0.1, 0))
+        pyramid.commit(block, lambda: b"", pinned=[*held, block.meta.id])
+        held.append(block.meta.id)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from vstream.models.base import Adapter
 
 SINK_ID = 0
-DIALOGUE_TURNS = 64
+MAX_DIALOGUE_BYTES = 128 * 1024  # the state that holds it must stay below the store's limit
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +97,7 @@ class StreamMemory:
         self.adapter, self.source_name = adapter, source_name
         self.last_seconds: float | None = None
         self.counters = Counters()
-        self.dialogue: deque[dict[str, Any]] = deque(maxlen=DIALOGUE_TURNS)
+        self.dialogue: deque[dict[str, Any]] = deque()
         self._config = config
         sink = adapter.sink()
         self.clip_tokens = config.clip_frames * adapter.max_frame_tokens
@@ -151,6 +151,8 @@ class StreamMemory:
         if answer.error is None:
             turn = {"question": answer.question, "answer": answer.text(), "asked_at_seconds": answer.asked_at_seconds}
             self.dialogue.append(turn)
+            while len(json.dumps(list(self.dialogue))) > MAX_DIALOGUE_BYTES:
+                self.dialogue.popleft()
 
     def num_blocks(self) -> dict[str, int]:
         """Blocks by level name."""

@@ -1,0 +1,201 @@
+"""Condensing, against cases worked out by hand and a plain loop."""
+
+import pytest
+import torch
+from blocks import raw
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vstream.memory.block import Block, BlockMeta, TokenKind
+from vstream.memory.condense import condense
+from vstream.memory.pyramid import DETAIL, GIST
+
+TIME, SEEN, MARK = TokenKind.TIMESTAMP, TokenKind.VISION, TokenKind.MARKER
+
+
+def condensed(*blocks, vision=2):
+    return condense(blocks, block_id=99, level=GIST, max_vision_tokens=vision)
+
+
+def block_of(frames, *, block_id=1, weight=None, start=0.0, dtype=torch.float64, axes=1, picture=b""):
+    """A block [1, 2, 1, N, 2] of frames [[(kind, key, value), ...], ...], one second apart."""
+    tokens = [(start + i, *token) for i, frame in enumerate(frames) for token in frame]
+    pairs = [[key for _, _, key, _ in tokens], [value for _, _, _, value in tokens]]
+    kv, count = torch.tensor(pairs, dtype=dtype)[None, :, None], len(tokens)
+    meta = BlockMeta(
+        id=block_id,
+        level=DETAIL,
+        start_seconds=start,
+        end_seconds=start + len(frames) - 1,
+        epoch_seconds=1.7e9,
+        weight=float(len(frames) if weight is None else weight),
+        kinds=torch.tensor([kind for _, kind, _, _ in tokens], dtype=torch.uint8),
+        seconds=torch.tensor([seconds for seconds, *_ in tokens], dtype=torch.float64),
+        positions=3 * torch.arange(count).expand(axes, count).clone(),
+        advance=torch.full((axes,), 3 * count),
+        start=torch.full((axes,), 100 + block_id),
+        picture_seconds=start if picture else float("nan"),
+    )
+    return Block(meta, kv, kv[:, 0].mean(dim=2).half(), picture)
+
+
+def random_block(seed, *, frames=3, vision=4, dtype=torch.float32, **keywords):
+    random = torch.Generator().manual_seed(seed)
+
+    def token(kind):
+        return kind, *torch.randn((2, 2), generator=random, dtype=torch.float64).tolist()
+
+    kinds = [TIME, TIME, *[SEEN] * vision, MARK]
+    return block_of([[token(kind) for kind in kinds] for _ in range(frames)], dtype=dtype, **keywords)
+
+
+def of_kind(block, kind):
+    """Keys and values [2, N, 2] of a block's tokens of one kind."""
+    return block.kv[0, :, 0, block.meta.kinds == kind]
+
+
+THREE_FRAMES = [
+    [(TIME, (9, 9), (90, 90)), (SEEN, (8, 0), (1, 1)), (SEEN, (8, 1), (2, 2)), (MARK, (5, 5), (50, 50))],
+    [(TIME, (8, 8), (80, 80)), (SEEN, (1, 0), (3, 5)), (SEEN, (0, 1), (4, 4)), (MARK, (7, 7), (70, 70))],
+    [(TIME, (6, 6), (60, 60)), (SEEN, (0, 8), (8, 9)), (SEEN, (1, 8), (4, 1)), (MARK, (4, 4), (40, 40))],
+]
+
+
+def test_a_hand_made_block():
+    """The middle frame is typical; the first frame's tokens join its first one, the last frame's its second."""
+    merged = condensed(block_of(THREE_FRAMES))
+    assert merged.meta.kinds.tolist() == [TIME, SEEN, SEEN, MARK]
+    assert merged.meta.seconds.tolist() == [1.0] * 4
+    keys, values = merged.kv[0, :, 0]
+    expected_keys = [[8, 8], [(8 + 8 + 1) / 3, 1 / 3], [1 / 3, (1 + 8 + 8) / 3], [7, 7]]
+    expected_values = [[80, 80], [(1 + 2 + 3) / 3, (1 + 2 + 5) / 3], [(4 + 8 + 4) / 3, (4 + 9 + 1) / 3], [70, 70]]
+    assert torch.allclose(keys, torch.tensor(expected_keys, dtype=torch.float64), rtol=1e-15)
+    assert torch.allclose(values, torch.tensor(expected_values, dtype=torch.float64), rtol=1e-15)
+
+
+def test_heavier_blocks_count_for_more():
+    """A block's weight is shared by its vision tokens: 6 frames on 2 tokens, 1 frame on 1 token."""
+    heavy = block_of([[(SEEN, (1, 0), (1, 0)), (SEEN, (3, 0), (3, 0))]], weight=6)
+    light = block_of([[(SEEN, (10, 0), (10, 4))]], block_id=2, weight=1, start=5.0)
+    merged = condensed(heavy, light, vision=1)
+    assert merged.kv[0, 0, 0].tolist() == [[(3 * 1 + 3 * 3 + 10) / 7, 0.0]]
+    assert merged.kv[0, 1, 0].tolist() == [[(3 * 1 + 3 * 3 + 10) / 7, 4 / 7]]
+    assert merged.meta.weight == 7
+
+
+def test_the_order_of_weights_decides_who_is_kept():
+    first, second = block_of(THREE_FRAMES, weight=1), random_block(3, block_id=2, weight=2, start=10.0, picture=b"jpeg")
+    merged = condensed(first, second)
+    assert merged.meta.seconds.min() >= 10.0
+    assert merged.picture == b"jpeg"
+    assert merged.meta.picture_seconds == 10.0
+    assert merged.meta.start.tolist() == second.meta.start.tolist()
+    even = condensed(first, random_block(3, block_id=2, weight=1, start=10.0))
+    assert even.meta.seconds.max() < 10.0, "of equal weights the earlier is kept"
+    assert even.picture == b""
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shapes=st.lists(st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 9)), min_size=1, max_size=3),
+    vision=st.integers(1, 6),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+)
+def test_what_is_kept_of_random_blocks(shapes, vision, dtype):
+    blocks = [
+        random_block(i, frames=frames, vision=count, weight=weight, block_id=i, start=10.0 * i, dtype=dtype)
+        for i, (frames, count, weight) in enumerate(shapes)
+    ]
+    merged = condensed(*blocks, vision=vision)
+    keeper = max(blocks, key=lambda block: block.meta.weight)
+    kept = keeper.meta.seconds == merged.meta.seconds[0]
+    for kind in (TIME, MARK):
+        assert raw(of_kind(merged, kind)) == raw(keeper.kv[0, :, 0, kept & (keeper.meta.kinds == kind)])
+    per_frame = int((kept & (keeper.meta.kinds == SEEN)).sum())
+    assert of_kind(merged, SEEN).shape[1] == min(vision, per_frame)
+    assert merged.meta.kinds.tolist() == [TIME, TIME, *[SEEN] * min(vision, per_frame), MARK]
+    assert merged.kv.dtype == dtype
+    assert len(set(merged.meta.seconds.tolist())) == 1
+    assert merged.meta.weight == sum(weight for *_, weight in shapes)
+    assert merged.meta.start_seconds == 0.0
+    assert merged.meta.end_seconds == max(block.meta.end_seconds for block in blocks)
+    assert (merged.meta.id, merged.meta.level) == (99, GIST)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 999), vision=st.integers(1, 4), weights=st.tuples(st.integers(1, 9), st.integers(1, 9)))
+def test_prototypes_are_weighted_means_of_their_nearest(seed, vision, weights):
+    """Against a loop in double precision; and so, with one prototype, the mean over all frames."""
+    blocks = [random_block(seed + 1000 * i, dtype=torch.float64, weight=w, block_id=i) for i, w in enumerate(weights)]
+    merged = condensed(*blocks, vision=vision)
+    keeper = max(blocks, key=lambda block: block.meta.weight)
+    kept = torch.nonzero((keeper.meta.seconds == merged.meta.seconds[0]) & (keeper.meta.kinds == SEEN))[:, 0]
+    seeds = [keeper.kv[0, :, 0, part].mean(dim=1) for part in torch.tensor_split(kept, vision)]  # each [2, D]
+    sums, totals = [torch.zeros(2, 2, dtype=torch.float64) for _ in seeds], [0.0] * vision
+    for block in blocks:
+        tokens = of_kind(block, SEEN)
+        for token in tokens.unbind(dim=1):
+            close = [float(torch.cosine_similarity(token[0], seed_key[0], dim=0)) for seed_key in seeds]
+            nearest = close.index(max(close))
+            sums[nearest] += token * block.meta.weight / tokens.shape[1]
+            totals[nearest] += block.meta.weight / tokens.shape[1]
+    expected = [total / weight if weight else own for total, weight, own in zip(sums, totals, seeds, strict=True)]
+    assert torch.allclose(of_kind(merged, SEEN), torch.stack(expected, dim=1), rtol=1e-12, atol=1e-12)
+
+
+def test_float64_is_not_rounded_to_single():
+    tiny = 1e-12
+    merged = condensed(block_of([[(SEEN, (1 + tiny, 0), (1, 1)), (SEEN, (1 + 3 * tiny, 0), (1, 1))]]), vision=1)
+    assert float(merged.kv[0, 0, 0, 0, 0]) - 1 == pytest.approx(2 * tiny, rel=1e-3)
+
+
+def test_the_representative_is_the_mean_by_weight():
+    blocks = [random_block(i, block_id=i, weight=w) for i, w in enumerate((1, 5, 2))]
+    expected = sum(block.representative.double() * block.meta.weight for block in blocks) / 8
+    assert torch.allclose(condensed(*blocks).representative.double(), expected, atol=2e-3)
+    equal = sum(block.representative.double() for block in blocks) / 3
+    assert not torch.allclose(equal, expected, atol=2e-3), "weights must matter here"
+
+
+def test_condensing_one_block_keeps_its_representative():
+    block = random_block(0)
+    assert raw(condensed(block).representative) == raw(block.representative)
+
+
+@pytest.mark.parametrize("axes", [1, 3])
+def test_positions_are_laid_out_like_text(axes):
+    merged = condensed(random_block(0, axes=axes))
+    count = merged.meta.num_tokens
+    assert merged.meta.positions.tolist() == [list(range(count))] * axes
+    assert merged.meta.advance.tolist() == [count] * axes
+
+
+def test_a_block_of_one_token_stays_as_it_is():
+    block = block_of([[(SEEN, (0.1, 0.7), (0.3, 0.9))]], dtype=torch.float32)
+    merged = condensed(block, vision=4)
+    assert raw(merged.kv) == raw(block.kv)
+    assert merged.meta.kinds.tolist() == [SEEN]
+    assert merged.picture == b""
+
+
+def test_zero_keys_do_no_harm():
+    merged = condensed(block_of([[(SEEN, (0, 0), (1, 2)), (SEEN, (0, 0), (3, 4))]]))
+    assert torch.isfinite(merged.kv).all()
+    assert torch.isfinite(merged.representative).all()
+
+
+def test_repeated_merging_keeps_the_mean():
+    """However often neighbours merge, one prototype stays the mean over all frames that were ever seen."""
+    blocks = [random_block(i, dtype=torch.float64, block_id=i, frames=1 + i % 3) for i in range(12)]
+    tokens = [(of_kind(block, SEEN).mean(dim=1), block.meta.weight) for block in blocks]
+    merged = blocks[0]
+    for block in blocks[1:]:
+        merged = condensed(merged, block, vision=1)
+    expected = sum(mean * weight for mean, weight in tokens) / sum(weight for _, weight in tokens)
+    assert torch.allclose(of_kind(merged, SEEN)[:, 0], expected, rtol=1e-12)
+    assert merged.meta.weight == sum(weight for _, weight in tokens)
+
+
+def test_a_block_without_vision_is_refused():
+    with pytest.raises(AssertionError, match="without vision tokens"):
+        condensed(block_of([[(TIME, (1, 1), (1, 1))]]))
