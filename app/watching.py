@@ -127,7 +127,7 @@ class Run:
         except BaseException:
             session.close()
             raise
-        engine._serve(session)
+        engine.serve(session)
         return session, answers
 
     def _farewell(self) -> str:

@@ -13,9 +13,23 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from vstream.kernels import score_blocks
 from vstream.memory.block import BlockMeta
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """What a question's own words (not the chat template) look like inside the model, positions taken out.
+
+    Attributes:
+        mean: [L, K, D] float32, mean query, summed over the query heads that share a key/value head.
+        word_keys: [L, K, W, D] float32, each word's own key, less the mean key of the system prompt.
+    """
+
+    mean: Tensor
+    word_keys: Tensor
 
 
 @dataclass(frozen=True)
@@ -41,11 +55,11 @@ class Retriever(ABC):
     name: ClassVar[str]
 
     @abstractmethod
-    def score(self, query: Tensor, representatives: Tensor, mean: Tensor) -> Tensor:
+    def score(self, query: Query, representatives: Tensor, mean: Tensor) -> Tensor:
         """Scores of blocks, higher is better.
 
         Args:
-            query: [L, K, D] mean un-rotated query of the question's own words.
+            query: of the layers that choose together: all, or one that chooses for itself.
             representatives: [L, K, B, D] float16 mean un-rotated keys.
             mean: [L, K, 1, D] mean key of all that the question can see.
 
@@ -55,7 +69,7 @@ class Retriever(ABC):
 
     def select(
         self,
-        query: Tensor,
+        query: Query,
         candidates: Sequence[BlockMeta],
         representatives: Tensor,
         mean: Tensor,
@@ -64,7 +78,7 @@ class Retriever(ABC):
         """The best candidates whose tokens fit the budget together.
 
         Args:
-            query: [L, K, D], of all layers or of one that chooses for itself.
+            query: see `score`.
             candidates: B blocks in time order.
             representatives: [L, K, B, D].
             mean: [L, K, 1, D].
@@ -108,9 +122,9 @@ class ReKV(Retriever):
 
     name = "rekv"
 
-    def score(self, query: Tensor, representatives: Tensor, mean: Tensor) -> Tensor:
+    def score(self, query: Query, representatives: Tensor, mean: Tensor) -> Tensor:
         """See `Retriever.score`."""
-        return score_blocks(query, representatives).sum(dim=(0, 1))
+        return score_blocks(query.mean, representatives).sum(dim=(0, 1))
 
 
 class Centred(Retriever):
@@ -122,13 +136,31 @@ class Centred(Retriever):
 
     name = "centred"
 
-    def score(self, query: Tensor, representatives: Tensor, mean: Tensor) -> Tensor:
+    def score(self, query: Query, representatives: Tensor, mean: Tensor) -> Tensor:
         """See `Retriever.score`."""
-        keys = torch.nn.functional.normalize(representatives.float() - mean, dim=-1)
-        return score_blocks(torch.nn.functional.normalize(query.float(), dim=-1), keys).mean(dim=(0, 1))
+        keys = normalize(representatives.float() - mean, dim=-1)
+        return score_blocks(normalize(query.mean, dim=-1), keys).mean(dim=(0, 1))
 
 
-RETRIEVERS: dict[str, type[Retriever]] = {policy.name: policy for policy in (Centred, ReKV)}
+class MaxSim(Retriever):
+    """Late interaction: the best match of any one word's key with the block's, in the first quarter of the layers.
+
+    Early keys still say what a token is, and key against key needs no trained attention from question to frame: it
+    finds scenes for models whose raw attention scores do not. After ColBERT (arXiv 2004.12832), on un-rotated keys.
+    """
+
+    name = "maxsim"
+
+    def score(self, query: Query, representatives: Tensor, mean: Tensor) -> Tensor:
+        """See `Retriever.score`."""
+        early = slice(0, -(-representatives.shape[0] // 4))
+        keys = normalize(representatives[early].float() - mean[early], dim=-1)
+        words = normalize(query.word_keys[early], dim=-1)
+        similarity = torch.einsum("lkwd,lkbd->lkwb", words, keys).mean(dim=(0, 1))  # [W, B]
+        return similarity.amax(dim=0)
+
+
+RETRIEVERS: dict[str, type[Retriever]] = {policy.name: policy for policy in (MaxSim, Centred, ReKV)}
 
 
 def make_retriever(name: str) -> Retriever:

@@ -84,7 +84,10 @@ def test_heavier_blocks_count_for_more():
 
 
 def test_the_order_of_weights_decides_who_is_kept():
-    first, second = block_of(THREE_FRAMES, weight=1), random_block(3, block_id=2, weight=2, start=10.0, picture=b"jpeg")
+    first, second = (
+        block_of(THREE_FRAMES, weight=1, dtype=torch.float32),
+        random_block(3, block_id=2, weight=2, start=10.0, picture=b"jpeg"),
+    )
     merged = condensed(first, second)
     assert merged.meta.seconds.min() >= 10.0
     assert merged.picture == b"jpeg"

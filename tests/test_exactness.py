@@ -114,7 +114,7 @@ def test_streaming_differs_where_it_must() -> None:
 @dtypes
 @pytest.mark.parametrize("selection", ["shared", "per-layer"])
 @pytest.mark.parametrize("positions", ["contiguous", "original"])
-@pytest.mark.parametrize("policy", ["rekv", "centred"])
+@pytest.mark.parametrize("policy", ["rekv", "centred", "maxsim"])
 def test_retrieving_everything_equals_full_context(
     dtype: torch.dtype, selection: str, positions: str, policy: str
 ) -> None:

@@ -17,6 +17,7 @@ from vstream.config import DecodeOptions
 from vstream.engine import Engine
 from vstream.memory.block import Tier
 from vstream.memory.pyramid import GIST, SINK
+from vstream.memory.retriever import RETRIEVERS
 from vstream.models.random import RandomLlama
 from vstream.session import NOTHING_SEEN, Session
 from vstream.sources import PushSource
@@ -102,23 +103,24 @@ def test_a_memory_answers_without_its_source(tmp_path: Path) -> None:
     session.close()
     alone = Session(RandomLlama(), None, small_config(disk_bytes=64 * MIB), folder=tmp_path / "memory")
     assert told(asked(alone)) == before
-    assert [turn["question"] for turn in alone.memory.dialogue] == [QUESTION]
+    assert [turn["question"] for turn in alone.memory.dialogue] == [QUESTION] * 2
     alone.close()
 
 
 def test_the_dialogue_comes_back(tmp_path: Path) -> None:
     frames = feature_frames(30)
     session = persistent(tmp_path / "memory", frames)
-    answer = session.ask(QUESTION, at=10.0)
+    early, last = session.ask(QUESTION, at=10.0), session.ask(QUESTION)
     pump_all(session)
     session.close()
     resumed = persistent(tmp_path / "memory", frames)
     assert list(resumed.memory.dialogue) == [
-        {"question": QUESTION, "answer": answer.text(), "asked_at_seconds": 10.0},
+        {"question": QUESTION, "answer": early.text(), "asked_at_seconds": 10.0},
+        {"question": QUESTION, "answer": last.text(), "asked_at_seconds": 29.0},
     ]
 
 
-def test_another_source_or_model_or_policy_is_refused(tmp_path: Path) -> None:
+def test_another_source_or_model_is_refused(tmp_path: Path) -> None:
     session = persistent(tmp_path / "memory", feature_frames(6))
     pump_all(session)
     session.close()
@@ -127,9 +129,16 @@ def test_another_source_or_model_or_policy_is_refused(tmp_path: Path) -> None:
         Session(RandomLlama(), ListSource([], "other"), config, folder=tmp_path / "memory")
     with pytest.raises(ValueError, match="fingerprint"):
         Session(RandomLlama(seed=1), ListSource([]), config, folder=tmp_path / "memory")
-    with pytest.raises(ValueError, match="made with policy 'centred', not 'rekv'"):
-        persistent(tmp_path / "memory", [], policy="rekv")
     persistent(tmp_path / "memory", feature_frames(6)).close()
+
+
+@pytest.mark.parametrize("policy", sorted(RETRIEVERS))
+def test_a_memory_may_be_searched_by_any_policy(tmp_path: Path, policy: str) -> None:
+    frames = feature_frames(30)
+    pump_all(session := persistent(tmp_path / "memory", frames))
+    session.close()
+    pump_all(searched := persistent(tmp_path / "memory", frames, policy=policy))
+    assert told(asked(searched)) == told(asked(watched(RandomLlama(), frames, policy=policy)))
 
 
 # Determinism (invariant 9) and bounds (invariant 6) ----------------------------------------------------------------

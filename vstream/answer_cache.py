@@ -68,26 +68,28 @@ class AnswerCache(SpanCache):
         for layer in self.spans:
             layer.end -= count
 
-    def representative(self, count: int, after: int, positions: Tensor) -> Tensor:
-        """Mean un-rotated key [L, K, D] float16 of `count` tokens at positions [A, N], `after` before the newest."""
-        stop = self.spans[0].end - after
-        kv = torch.stack([torch.cat([layer.keys, layer.values])[:, :, stop - count : stop] for layer in self.spans])
-        return unplace(self.adapter, kv, positions)[:, 0].float().mean(dim=2).half()
+    def representative(self, tokens: Tensor, prompt_tokens: int, positions: Tensor) -> Tensor:
+        """Mean un-rotated key [L, K, D] float16 of some tokens [n] of the prompt, which is at positions [A, N]."""
+        rows = tokens + self.spans[0].end - prompt_tokens
+        kv = torch.stack([torch.cat([span.keys, span.values])[:, :, rows] for span in self.spans])
+        return unplace(self.adapter, kv, positions[:, tokens])[:, 0].float().mean(dim=2).half()
 
 
 LayerHook = Callable[[int, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 class QueryProbe:
-    """Records each layer's mean un-rotated query over a question's own words.
+    """Records what a question's own words look like to each layer, positions taken out.
 
     Attributes:
-        queries: [K, D] float32 per layer, in layer order, once the forward pass is over.
+        queries: mean query [K, D] float32 per layer, in layer order, once the forward pass is over.
+        word_keys: keys [K, W, D] float32 per layer.
     """
 
     def __init__(self, adapter: Adapter, positions: Tensor, words: Tensor) -> None:
         """For a prompt at positions [A, N] whose retrieval query are the tokens where `words` [N] is True."""
         self.queries: list[Tensor] = []
+        self.word_keys: list[Tensor] = []
         self._adapter, self._words = adapter, words.to(adapter.device)
         self._tables = invert_rotary(*adapter.rotary(positions[:, words]))
 
@@ -95,10 +97,13 @@ class QueryProbe:
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The hook: looks, and passes keys, values and mask on as they are."""
-        words = query[:, :, self._words].to(self._tables[0].dtype)
-        plain = self._adapter.rotate(words, *self._tables)[0]  # [H, N, D]
-        self.queries.append(group_query(plain, self._adapter.num_kv_heads))
+        self.queries.append(group_query(self._plain(query), self._adapter.num_kv_heads))
+        self.word_keys.append(self._plain(key[:, :, -query.shape[2] :]).float())
         return key, value, mask
+
+    def _plain(self, states: Tensor) -> Tensor:
+        """Un-rotated states [H, W, D] of the words, from the prompt's [1, H, N, D]."""
+        return self._adapter.rotate(states[:, :, self._words].to(self._tables[0].dtype), *self._tables)[0]
 
 
 class LayerRecall(QueryProbe):
@@ -114,9 +119,9 @@ class LayerRecall(QueryProbe):
         positions: Tensor,
         words: Tensor,
         cache: AnswerCache,
-        recall: Callable[[int, Tensor], Tensor | None],
+        recall: Callable[[int, Tensor, Tensor], Tensor | None],
     ) -> None:
-        """`recall(layer, query [1, K, D])` gives placed kv [2, K, R, D], or None for nothing."""
+        """`recall(layer, query [K, D], word_keys [K, W, D])` gives placed kv [2, K, R, D], or None for nothing."""
         super().__init__(adapter, positions, words)
         self.inserted: dict[int, int] = {}
         self._cache, self._recall = cache, recall
@@ -127,7 +132,7 @@ class LayerRecall(QueryProbe):
         """The hook: inserts what this layer recalls, and shows it to every token."""
         assert layer not in self.inserted, f"layer {layer} has chosen its blocks already"
         super().__call__(layer, query, key, value, mask)
-        placed_kv = self._recall(layer, self.queries[-1][None])
+        placed_kv = self._recall(layer, self.queries[-1], self.word_keys[-1])
         self.inserted[layer] = 0 if placed_kv is None else placed_kv.shape[2]
         if placed_kv is None:
             return key, value, mask

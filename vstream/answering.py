@@ -16,6 +16,7 @@ from torch import Tensor
 from vstream.answer import Answer, Evidence
 from vstream.answer_cache import AnswerCache, LayerRecall, QueryProbe, hooked
 from vstream.decoder import Decoding
+from vstream.memory.block import TokenKind
 from vstream.memory.pyramid import LEVEL_NAMES
 from vstream.picture import jpeg_of
 from vstream.recall import Recall
@@ -23,6 +24,7 @@ from vstream.recall import Recall
 if TYPE_CHECKING:
     from vstream.config import Config, DecodeOptions
     from vstream.memory.block import BlockMeta
+    from vstream.memory.retriever import Query
     from vstream.models.base import Adapter, Question
     from vstream.stream_memory import StreamMemory, View
     from vstream.types import Frame, TokenSpan
@@ -117,9 +119,9 @@ class Answerer:
         )
         recall, query, hidden = self._prefill(cache, prompt, view)
         evidence = self._evidence(recall, view)
-        if frames:
-            positions = prompt.positions[:, : prompt.num_open]
-            own = cache.representative(prompt.num_open, len(question.span), positions)
+        if open_span is not None:
+            vision = torch.nonzero(open_span.kinds == TokenKind.VISION)[:, 0]
+            own = cache.representative(vision, len(prompt.words), prompt.positions)
             score = float(self._memory.retriever.score(query, own[:, :, None], view.mean_key)[0])
             evidence.append(self._open_evidence(frames, score))
         answer.evidence = tuple(sorted(evidence, key=lambda e: (-e.score, e.start_seconds))[:MAX_EVIDENCE])
@@ -127,8 +129,8 @@ class Answerer:
         decoding = Decoding(self._adapter, cache, self._adapter.head(hidden[-1]), prompt.cursor, options)
         return RunningAnswer(answer, decoding, cache.num_bytes)
 
-    def _prefill(self, cache: AnswerCache, prompt: Prompt, view: View) -> tuple[Recall, Tensor, Tensor]:
-        """The prompt behind [sink | gist | retrieved | window]; gives the recall, its query [L, K, D] and [N, E]."""
+    def _prefill(self, cache: AnswerCache, prompt: Prompt, view: View) -> tuple[Recall, Query, Tensor]:
+        """The prompt behind [sink | gist | retrieved | window]; gives the recall, its query and [N, E]."""
         config, memory = self._config, self._memory
         recall = Recall(
             self._adapter,
@@ -143,10 +145,10 @@ class Answerer:
         if config.selection == "per-layer":
             hook: QueryProbe = LayerRecall(self._adapter, prompt.positions, prompt.words, cache, recall.for_layer)
             hidden = self._forward(cache, prompt, hook)
-            return recall, torch.stack(hook.queries), hidden
+            return recall, recall.query(torch.stack(hook.queries), torch.stack(hook.word_keys)), hidden
         hook = QueryProbe(self._adapter, prompt.positions, prompt.words)
         hidden = self._forward(cache, prompt, hook)
-        query = torch.stack(hook.queries)
+        query = recall.query(torch.stack(hook.queries), torch.stack(hook.word_keys))
         if recall.for_all_layers(query, drop_tokens=len(prompt.words)):
             hidden = self._adapter.forward(prompt.embeds, prompt.positions, cache)
         return recall, query, hidden

@@ -63,7 +63,7 @@ class Config:
     window_tokens: int = 256
     retrieve_tokens: int = 256
     gist_tokens: int = 64
-    policy: str = "centred"
+    policy: str = "maxsim"
     selection: Literal["shared", "per-layer"] = "shared"
     positions: Literal["contiguous", "original"] = "contiguous"
     device_bytes: int = 64 * MIB

@@ -68,7 +68,7 @@ class Engine:
             source: a video file, a folder of images, a `Source`, or None to ask `memory` only.
             memory: folder where the memory is kept and resumed from; None keeps it while the session lasts.
             config: all settings; or give single ones by name, as in `Config`.
-            start: False leaves the watching to the caller (`Session.start`, `Session.step`).
+            start: False leaves it to the caller to `serve` the session, or to drive it by `Session.step`.
 
         Raises:
             ValueError: for a source, a setting or a memory folder that will not do.
@@ -87,8 +87,19 @@ class Engine:
                 opened.close()
             raise
         if start:
-            self._serve(session)
+            self.serve(session)
         return session
+
+    def serve(self, session: Session) -> None:
+        """Starts a session that was opened with `start=False`: questions asked before see its very first frame."""
+        with self._lock:
+            assert not self._closing, "the engine is closed"
+            self._sessions.append(session)
+            if self._worker is None:
+                self._worker = threading.Thread(target=self._run, name="vstream engine", daemon=True)
+                self._worker.start()
+        session.start()
+        self._work.set()
 
     def close(self) -> None:
         """Closes every session and ends the worker. Idempotent."""
@@ -106,16 +117,6 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _serve(self, session: Session) -> None:
-        with self._lock:
-            assert not self._closing, "the engine is closed"
-            self._sessions.append(session)
-            if self._worker is None:
-                self._worker = threading.Thread(target=self._run, name="vstream engine", daemon=True)
-                self._worker.start()
-        session.start()
-        self._work.set()
 
     def _run(self) -> None:
         """Serves until closed; sleeps when no session has work."""

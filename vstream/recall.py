@@ -13,6 +13,7 @@ from torch import Tensor
 from vstream.cache import place
 from vstream.memory.block import BlockMeta
 from vstream.memory.pyramid import DETAIL, GIST
+from vstream.memory.retriever import Query
 
 if TYPE_CHECKING:
     from vstream.answer_cache import AnswerCache
@@ -52,13 +53,17 @@ class Recall:
         self._original = original_positions
         self._votes = 0
 
-    def for_all_layers(self, query: Tensor, drop_tokens: int) -> bool:
-        """Inserts one choice of blocks into every layer, given the query [L, K, D] of all.
+    def query(self, means: Tensor, word_keys: Tensor, layers: slice = slice(None)) -> Query:
+        """A query from mean queries [L, K, D] and word keys [L, K, W, D] of some layers (all, unless given)."""
+        return Query(means.float(), word_keys - self._view.sink_key[layers])
+
+    def for_all_layers(self, query: Query, drop_tokens: int) -> bool:
+        """Inserts one choice of blocks into every layer.
 
         If there is anything to insert, the newest `drop_tokens` (which computed the query without it) are forgotten
         first, to be run again; returns whether they were.
         """
-        metas = self._choose(query, None)
+        metas = self._choose(query, slice(None))
         if not metas:
             return False
         self._cache.drop_tail(drop_tokens)
@@ -67,9 +72,10 @@ class Recall:
             self._cache.insert(layer, placed_kv)
         return True
 
-    def for_layer(self, layer: int, query: Tensor) -> Tensor | None:
-        """One layer's own choice, placed [2, K, R, D], given its query [1, K, D]; None for nothing."""
-        metas = self._choose(query, layer)
+    def for_layer(self, layer: int, mean: Tensor, word_keys: Tensor) -> Tensor | None:
+        """One layer's own choice, placed [2, K, R, D], given its query [K, D] and [K, W, D]; None for nothing."""
+        layers = slice(layer, layer + 1)
+        metas = self._choose(self.query(mean[None], word_keys[None], layers), layers)
         if not metas:
             return None
         kv = self._store.gather_layer(layer, [meta.id for meta in metas], [meta.num_tokens for meta in metas])
@@ -79,24 +85,21 @@ class Recall:
         positions = self._cache.memory_positions(metas, original=self._original)
         return place(self._adapter, kv, positions)
 
-    def _choose(self, query: Tensor, layer: int | None) -> list[BlockMeta]:
+    def _choose(self, query: Query, layers: slice) -> list[BlockMeta]:
         """The condensed past, then detail, each in time order and within its budget."""
         room, metas = self._cache.room, []
         for level, budget in self._budgets.items():
-            picked = self._select(query, self._candidates[level], min(budget, room), layer)
+            picked = self._select(query, self._candidates[level], min(budget, room), layers)
             room -= sum(meta.num_tokens for meta in picked)
             metas += picked
         window = [placed.meta for placed in self._cache.snapshot.window]
-        self._select(query, window, 0, layer)  # they are in the answer anyway; their scores are evidence
+        self._select(query, window, 0, layers)  # they are in the answer anyway; their scores are evidence
         self.chosen |= {meta.id for meta in metas}
         self._votes += 1
         return metas
 
-    def _select(
-        self, query: Tensor, candidates: Sequence[BlockMeta], budget: int, layer: int | None
-    ) -> list[BlockMeta]:
+    def _select(self, query: Query, candidates: Sequence[BlockMeta], budget: int, layers: slice) -> list[BlockMeta]:
         """Chooses, and takes the scores into the mean over all who have chosen."""
-        layers = slice(None) if layer is None else slice(layer, layer + 1)
         representatives = self._view.representatives_of(candidates)[layers]
         selection = self._retriever.select(query, candidates, representatives, self._view.mean_key[layers], budget)
         for block_id, score in selection.scores.items():

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -103,7 +104,8 @@ class Session:
         self.failure: Exception | None = None
         self._wake = wake
         self._lock = threading.Lock()  # the waiting questions; held for moments only
-        self._working = threading.RLock()  # the memory and the running answers; held for a whole step
+        self._working = threading.Lock()  # the memory and the running answers; held for a whole step
+        self._turn = threading.Lock()  # whoever waits for `_working` holds it: the worker cannot starve the others
         self._pending: list[_Pending] = []
         self._running: list[RunningAnswer] = []
         self._max_lag_seconds = 0.0
@@ -127,7 +129,7 @@ class Session:
         Returns:
             Whether there was anything to do.
         """
-        with self._working, torch.inference_mode():
+        with self._alone(), torch.inference_mode():
             if self._closed:
                 return False
             pending = self._take_due_question()
@@ -176,7 +178,7 @@ class Session:
         self._running.append(self._answerer.start(answer, pending.question, pending.options, view, frames))
 
     def _decode(self) -> bool:
-        """A few tokens for every running answer; those that are over join the dialogue, kept with the next commit."""
+        """A few tokens for every running answer; those that are over join the dialogue."""
         worked = bool(self._running)
         for _ in range(self.config.decode_steps):
             for running in list(self._running):
@@ -300,7 +302,7 @@ class Session:
 
     def status(self) -> Status:
         """The session at this moment; waits for the step that is under way."""
-        with self._working:
+        with self._alone():
             return Status(
                 clock_seconds=self.ingest.clock_seconds if self.ingest else None,
                 last_seconds=self.memory.last_seconds,
@@ -327,7 +329,7 @@ class Session:
         """
         if self.ingest:
             self.ingest.stop()
-        with self._working, torch.inference_mode():
+        with self._alone(), torch.inference_mode():
             if not self._closed:
                 self._flush_live()
                 self._end_answers()
@@ -348,6 +350,16 @@ class Session:
                 answer.fail(self.failure)
             else:
                 answer.finish("cancelled")
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Holds the memory; those who wait come in turn."""
+        with self._turn:
+            self._working.acquire()
+        try:
+            yield
+        finally:
+            self._working.release()
 
     def _make_ingest(self, source: Source) -> Ingest:
         config, memory = self.config, self.memory

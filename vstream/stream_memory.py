@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from vstream.cache import Placed, Snapshot, StreamCache, consecutive_starts, place
-from vstream.memory.block import Block, BlockMeta, BlockShape, prefix_until
+from vstream.memory.block import Block, BlockMeta, BlockShape, TokenKind, prefix_until
 from vstream.memory.pyramid import DETAIL, LEVEL_NAMES, SINK, Pyramid
 from vstream.memory.retriever import make_retriever, mean_key
 from vstream.memory.store import BlockStore
@@ -43,11 +43,13 @@ class View:
         snapshot: sink and window.
         candidates: blocks behind the window, in time order.
         representatives: [L, K, B, D] float16, of `blocks`.
+        sink_key: [L, K, 1, D] float32, the mean key of the system prompt.
     """
 
     snapshot: Snapshot
     candidates: list[BlockMeta]
     representatives: Tensor
+    sink_key: Tensor
 
     @property
     def blocks(self) -> list[BlockMeta]:
@@ -147,12 +149,13 @@ class StreamMemory:
         return self._past_view(until_seconds)
 
     def add_turn(self, answer: Answer) -> None:
-        """Takes a finished answer into the dialogue; it is kept with the next commit."""
+        """Takes a finished answer into the dialogue, and keeps it."""
         if answer.error is None:
             turn = {"question": answer.question, "answer": answer.text(), "asked_at_seconds": answer.asked_at_seconds}
             self.dialogue.append(turn)
             while len(json.dumps(list(self.dialogue))) > MAX_DIALOGUE_BYTES:
                 self.dialogue.popleft()
+            self.store.commit([], [], self._state())
 
     def num_blocks(self) -> dict[str, int]:
         """Blocks by level name."""
@@ -184,8 +187,10 @@ class StreamMemory:
         rows = self.store.representatives.rows([meta.id for meta in metas])
         for row, meta in enumerate(metas):
             if meta.num_tokens < self.store.meta(meta.id).num_tokens:
-                rows[:, :, row] = representative_of(self.store.gather([meta.id], [meta.num_tokens]))
-        return View(snapshot, candidates, rows)
+                kv = self.store.gather([meta.id], [meta.num_tokens])
+                rows[:, :, row] = representative_of(kv, meta.kinds)
+        sink_key = self.store.representatives.rows([SINK_ID]).float()
+        return View(snapshot, candidates, rows, sink_key)
 
     def _until(self, meta: BlockMeta, until_seconds: float) -> BlockMeta:
         if meta.end_seconds <= until_seconds:
@@ -231,7 +236,6 @@ class StreamMemory:
         """All that a resumed stream needs besides its blocks."""
         state = {
             "source": self.source_name,
-            "policy": self._config.policy,
             "next_id": self.pyramid.next_id,
             "moved": dict(self.pyramid.counts),
             "dialogue": list(self.dialogue),
@@ -245,7 +249,6 @@ class StreamMemory:
     def _resume(self, state: dict[str, Any]) -> None:
         """Takes everything back to where the last commit left it."""
         self._check_same("source", state["source"], self.source_name or state["source"])
-        self._check_same("policy", state["policy"], self._config.policy)
         self.source_name = state["source"]
         self.pyramid.next_id = state["next_id"]
         self.pyramid.counts.update({name: n - self.pyramid.counts[name] for name, n in state["moved"].items()})
@@ -329,9 +332,11 @@ def typical_frame(clip: Clip, features: Tensor) -> Frame:
     return clip.frames[int((flat - flat.mean(dim=0)).square().sum(dim=1).argmin())]
 
 
-def representative_of(kv: Tensor) -> Tensor:
-    """Mean un-rotated key [L, K, D] float16 of kv [L, 2, K, N, D]."""
-    return kv[:, 0].float().mean(dim=2).half()
+def representative_of(kv: Tensor, kinds: Tensor) -> Tensor:
+    """Mean un-rotated key [L, K, D] float16 of the vision tokens in kv [L, 2, K, N, D], of all if there are none."""
+    vision = kinds == TokenKind.VISION
+    keys = kv[:, 0][:, :, vision] if vision.any() else kv[:, 0]
+    return keys.float().mean(dim=2).half()
 
 
 def make_block(
@@ -352,4 +357,4 @@ def make_block(
         start=start,
         picture_seconds=frame.pts_seconds if frame else float("nan"),
     )
-    return Block(meta, kv, representative_of(kv), jpeg_of(frame) if frame else b"")
+    return Block(meta, kv, representative_of(kv, span.kinds), jpeg_of(frame) if frame else b"")

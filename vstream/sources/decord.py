@@ -38,7 +38,6 @@ class DecordSource(Source):
         _check_container(path)
         self._error, self._reader = _open_reader(path)
         self._image(0)  # what cannot be decoded at all is refused here
-        self._image(0)  # what cannot be decoded at all is refused here
         starts_ends = np.asarray(self._reader.get_frame_timestamp(range(len(self._reader))))  # [T, 2] seconds
         self._seconds = starts_ends[:, 0] - starts_ends[0, 0]
         self.duration_seconds = float(starts_ends[-1, 1] - starts_ends[0, 0])
