@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 import typer
 
 if TYPE_CHECKING:
-    from vstream.config import Config
+    pass
 
 MIB = 1 << 20
 DEFAULT_DISK_MIB = 4096
@@ -54,8 +54,8 @@ class Options:
     ] = None
     threads: Annotated[int | None, _option("CPU threads (all cores).", panel="Budgets")] = None
 
-    def config(self, memory: Path | None, **more: Any) -> Config:
-        """The settings of a session that keeps its memory in a folder, or in none.
+    def settings(self, memory: Path | None, **more: Any) -> dict[str, Any]:
+        """What was said about a session, by the names of `Config`; the rest is left to the model's own defaults.
 
         Raises:
             ValueError: for a value that will not do.
@@ -82,7 +82,9 @@ class Options:
             disk_bytes=_bytes("--disk-mib", disk_mib),
             **more,
         )
-        return Config(decode=DecodeOptions(**decode), **settings)
+        settings["decode"] = DecodeOptions(**decode)
+        Config(**settings)  # refuses what will not do before a model is loaded
+        return settings
 
 
 def _given(**values: Any) -> dict[str, Any]:

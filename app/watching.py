@@ -78,7 +78,7 @@ class Run:
             raise ValueError(f"{source} is a memory already; leave out --memory {options.memory}")
         self._scheduled = sorted(scheduled, key=lambda one: float("inf") if one.at == "end" else one.at)
         self._options, self._pictures = options, pictures
-        self._config = options.config(self._memory, **settings)
+        self._settings = options.settings(self._memory, **settings)
         self._session: Session | None = None
 
     def __call__(self, screen: Screen, *, to_end: bool) -> int:
@@ -120,7 +120,7 @@ class Run:
 
         side, reader = engine.adapter.image_side, cast("Literal['av', 'decord']", self._options.reader)
         source = open_source(self._source, max_side=side, reader=reader) if self._source else None
-        session = engine.open(source, memory=self._memory, config=self._config, start=False)
+        session = engine.open(source, memory=self._memory, start=False, **self._settings)
         self._session, self._pictures.source_name = session, session.memory.source_name or "frame"
         try:
             answers = [session.ask(one.text, at=one.at) for one in self._scheduled]

@@ -67,7 +67,7 @@ class Engine:
         Args:
             source: a video file, a folder of images, a `Source`, or None to ask `memory` only.
             memory: folder where the memory is kept and resumed from; None keeps it while the session lasts.
-            config: all settings; or give single ones by name, as in `Config`.
+            config: all settings; or give single ones by name, as in `Config`, and leave the rest to the model.
             start: False leaves it to the caller to `serve` the session, or to drive it by `Session.step`.
 
         Raises:
@@ -77,7 +77,7 @@ class Engine:
             raise ValueError("give config or single settings, not both")
         if source is None and memory is None:
             raise ValueError("there is nothing to open: give a source, a memory folder, or both")
-        config = config or Config(**settings)
+        config = config or Config(**{**self.adapter.settings, **settings})
         opened = None if source is None else open_source(source, max_side=self.adapter.image_side)
         folder = None if memory is None else Path(memory)
         try:

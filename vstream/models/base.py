@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -49,6 +50,7 @@ class Adapter(ABC):
         image_side: longest side, in pixels, that pictures should be brought to while decoding.
         max_positions: trained length; no position shown to the model reaches it.
         max_frame_tokens: most tokens that one frame takes, the text around it included.
+        settings: of `Config`, those that suit the model better than the general defaults.
         num_axes: rotary axes A.
     """
 
@@ -60,6 +62,7 @@ class Adapter(ABC):
     image_side: int
     max_positions: int
     max_frame_tokens: int
+    settings: Mapping[str, Any] = MappingProxyType({})
     num_axes: int = 1
 
     @abstractmethod

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ TOP_CLASSES = 5  # the rest of the probability is noise, and would blur the toke
 FRAMES_AT_ONCE = 8
 MAX_FRAME_TOKENS = 12  # "[99999:59]", one vision token, a newline
 IMAGE_SIDE = 448
+SETTINGS = {"window_tokens": 64, "retrieve_tokens": 64, "gist_tokens": 32}  # 135M parameters lose track of more
 
 
 class EmbeddedAdapter(Adapter):
@@ -43,6 +45,7 @@ class EmbeddedAdapter(Adapter):
 
     name = "embedded"
     image_side = IMAGE_SIDE
+    settings = MappingProxyType(SETTINGS)
 
     def __init__(self, folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
         if not (folder / "manifest.json").is_file():
