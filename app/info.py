@@ -81,7 +81,6 @@ def memory_info(folder: Path) -> dict[str, Any]:
             "created": disk.created,
             "identity": dict(disk.identity),
             "source": state.get("source"),
-            "policy": state.get("policy"),
             "file_bytes": disk.file_bytes,
             "last_seconds": state.get("last_seconds"),
             "frames": state.get("counters"),

@@ -228,6 +228,17 @@ def test_positions_never_reach_the_trained_length() -> None:
     assert_window_is_placed(session)
 
 
+def test_original_positions_are_refused_where_they_no_longer_hold() -> None:
+    frames = feature_frames(60)
+    for adapter, at in ((RandomLlama(max_positions=640), "end"), (RandomLlama(), 20.0)):
+        session = watched(adapter, frames, positions="original")
+        answer = session.ask(QUESTION, at=at)  # type: ignore[arg-type]
+        while session.step():
+            pass
+        with pytest.raises(ValueError, match="serve only the present"):
+            answer.text()
+
+
 def assert_window_is_placed(session: Session) -> None:
     """The hot keys are exactly the stored ones, placed where the window says they are."""
     memory = session.memory

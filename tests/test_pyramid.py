@@ -136,6 +136,8 @@ class Watcher:
         assert self.pyramid.store.state == text
         for held in before:
             assert_stored(self.pyramid.store, held)
+        strays = [pair for pair in self.pyramid._similarity if not self.live.keys() >= set(pair)]
+        assert not strays, f"similarities of blocks that are gone are remembered: {strays}"
         self.check()
 
     def copy(self):

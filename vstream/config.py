@@ -45,7 +45,8 @@ class Config:
         gist_tokens: tokens of the condensed past shown to a question.
         policy: how blocks are scored, see `vstream.memory.retriever`.
         selection: one choice of blocks for all layers, or each layer's own.
-        positions: blocks placed right before the window, or where they were when encoded.
+        positions: blocks placed right before the window, or where they were when encoded (of use only while the stream
+            is shorter than the model's trained length).
         device_bytes, host_bytes, disk_bytes: budgets of the tiers.
         decode_steps: tokens of every running answer before a waiting clip is served.
         answer_bytes: budget of running answers' own keys and values; more questions than fit wait.

@@ -140,9 +140,13 @@ class StreamMemory:
         """What there is to see up to a time, the present or the past.
 
         Raises:
-            ValueError: if blocks merged across that time have lost what was before it.
+            ValueError: if blocks merged across that time have lost what was before it, or original positions are
+                asked for where they no longer hold.
         """
-        if self.last_seconds is None or self.last_seconds <= until_seconds:
+        present = self.last_seconds is None or self.last_seconds <= until_seconds
+        if self._config.positions == "original" and (self.cache.num_rebases or not present):
+            raise ValueError("positions='original' serve only the present, before the trained length; use 'contiguous'")
+        if present:
             window = {placed.meta.id for placed in self.cache.window}
             candidates = [meta for meta in self._past(SINK) if meta.id not in window]
             return self._view(self.cache.snapshot(), candidates)
