@@ -27,10 +27,12 @@ class DecodeOptions:
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check(self.max_tokens >= 1, "max_tokens", self.max_tokens, "a whole number >= 1")
+        _check(_is_whole(self.max_tokens, 1), "max_tokens", self.max_tokens, "a whole number >= 1")
         _check(0 <= self.temperature < float("inf"), "temperature", self.temperature, "a number >= 0")
         _check(0 < self.top_p <= 1, "top_p", self.top_p, "a number in (0, 1]")
-        _check(all(self.stop), "stop", self.stop, "strings that are not empty")
+        _check(_is_whole(self.seed, 0) and self.seed < 2**63, "seed", self.seed, "a whole number from 0 to 2**63 - 1")
+        several = isinstance(self.stop, tuple) and all(isinstance(stop, str) and stop for stop in self.stop)
+        _check(several, "stop", self.stop, "a tuple of strings that are not empty")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,19 +86,13 @@ class Config:
     def __post_init__(self) -> None:
         if self.fps is not None:
             _check(0 < self.fps < float("inf"), "fps", self.fps, "a number > 0")
-        for name in (
-            "clip_frames",
-            "decode_steps",
-            "window_tokens",
-            "max_queue_frames",
-            "max_question_tokens",
-            "max_answer_tokens",
-        ):
-            _check(getattr(self, name) >= 1, name, getattr(self, name), "a whole number >= 1")
-        for name in ("retrieve_tokens", "gist_tokens", "answer_bytes", "device_bytes", "host_bytes", "disk_bytes"):
-            _check(getattr(self, name) >= 0, name, getattr(self, name), "a whole number >= 0")
+        for name in _POSITIVE:
+            _check(_is_whole(getattr(self, name), 1), name, getattr(self, name), "a whole number >= 1")
+        for name in _NOT_NEGATIVE:
+            _check(_is_whole(getattr(self, name), 0), name, getattr(self, name), "a whole number >= 0")
         _check(0 < self.gist_share < 1, "gist_share", self.gist_share, "a number in (0, 1)")
-        _check(1 <= self.gist_vision_tokens <= 64, "gist_vision_tokens", self.gist_vision_tokens, "1 to 64")
+        few = _is_whole(self.gist_vision_tokens, 1) and self.gist_vision_tokens <= 64
+        _check(few, "gist_vision_tokens", self.gist_vision_tokens, "a whole number from 1 to 64")
         _check(
             self.max_queue_frames >= self.clip_frames,
             "max_queue_frames",
@@ -107,6 +103,15 @@ class Config:
             _check(getattr(self, name) in allowed, name, getattr(self, name), f"one of {', '.join(allowed)}")
 
 
+_POSITIVE = (
+    "clip_frames",
+    "decode_steps",
+    "window_tokens",
+    "max_queue_frames",
+    "max_question_tokens",
+    "max_answer_tokens",
+)
+_NOT_NEGATIVE = ("retrieve_tokens", "gist_tokens", "answer_bytes", "device_bytes", "host_bytes", "disk_bytes")
 _CHOICES = {
     "selection": ("shared", "per-layer"),
     "positions": ("contiguous", "original"),
@@ -117,3 +122,7 @@ _CHOICES = {
 def _check(holds: bool, name: str, value: object, allowed: str) -> None:
     if not holds:
         raise ValueError(f"{name} must be {allowed}, got {value!r}")
+
+
+def _is_whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
