@@ -140,11 +140,6 @@ class Session:
                 self._watch(clip)
             return self._decode() or pending is not None or clip is not None
 
-    def run(self) -> None:
-        """Steps until the source is over and every question is answered: for programs without an engine."""
-        while self.step() or not (self.ingest is None or self.ingest.drained):
-            pass
-
     def fail(self, error: Exception) -> None:
         """Ends the session because of an error: every open answer gets it. What was committed stays."""
         self.failure = self.failure or error
