@@ -290,7 +290,7 @@ def test_the_past_is_refused_where_merged_blocks_straddle_it() -> None:
         key=lambda meta: meta.end_seconds - meta.start_seconds,
     )
     answer = asked(session, at=gist.start_seconds + 0.5)
-    with pytest.raises(ValueError, match="only as one merged block"):
+    with pytest.raises(ValueError, match="only as one condensed block"):
         answer.text()
     assert asked(session).text() is not None, "the session goes on"
 
@@ -345,6 +345,133 @@ def test_cancelled_answers_free_their_budget_at_the_next_token() -> None:
 def test_budgets_that_cannot_work_are_refused(settings: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         Session(RandomLlama(), ListSource([]), small_config(**settings))
+
+
+# What reviewers found -----------------------------------------------------------------------------------------------
+
+
+def test_the_answers_budget_does_not_change_what_is_seen() -> None:
+    """Questions that must queue hold the stream: all five see the same."""
+    adapter, frames = RandomLlama(), feature_frames(30)
+    one = watched(adapter, frames)._answerer.num_bytes(adapter.question(QUESTION), small_config().decode)
+    session = Session(adapter, ListSource(frames), small_config(answer_bytes=one + one // 2))
+    answers = [session.ask(QUESTION, at=10.0) for _ in range(5)]
+    pump_all(session)
+    assert len({told(answer) for answer in answers}) == 1
+    assert session.status().frames.encoded == 30
+
+
+@pytest.mark.parametrize("worker_is_quick", [True, False])
+def test_a_short_last_clip_is_seen_the_same_whoever_was_first(worker_is_quick: bool) -> None:
+    frames = feature_frames(9)
+    source = ListSource([*frames, Frame(8.9, frames[0].image)])
+    session = Session(RandomLlama(), source, small_config(max_queue_frames=16))
+    assert session.ingest
+    answer = session.ask(QUESTION, at=8.5)
+    for _ in range(12):
+        session.ingest.pump(1)
+        if worker_is_quick:
+            drain(session)
+    drain(session)
+    levels = sorted((e.start_seconds, e.level) for e in answer.evidence)
+    assert (8.0, "open") in levels
+    assert answer.snapshot_seconds == 8.0
+
+
+def test_a_memory_goes_on_with_a_smaller_window(tmp_path: Path) -> None:
+    frames = feature_frames(60)
+    pump_all(first := persistent(tmp_path / "memory", frames[:40], window_tokens=400))
+    first.close()
+    pump_all(second := persistent(tmp_path / "memory", frames, window_tokens=50))
+    assert second.status().frames.encoded == 60
+    assert asked(second).text() is not None
+
+
+def test_positions_stay_below_the_trained_length_when_limits_change(tmp_path: Path) -> None:
+    adapter = RecordingLlama(max_positions=700)
+    for stop, longest in ((30, 16), (31, 200)):
+        session = persistent(tmp_path / "memory", feature_frames(stop), adapter, max_answer_tokens=longest)
+        pump_all(session)
+        asked(session, options=DecodeOptions(max_tokens=longest))
+        session.close()
+    assert max(int(positions.max()) for positions in adapter.positions) < adapter.max_positions
+
+
+def test_sparse_pictures_fill_the_window_without_overflow() -> None:
+    """One frame a clip, each with its own picture: the worst case for the memory's budget."""
+    noise = np.random.default_rng(0)
+    frames = [Frame(20.0 * i, noise.integers(0, 255, (320, 320, 3), dtype=np.uint8)) for i in range(80)]
+    settings = {"clip_frames": 8, "window_tokens": 448, "max_queue_frames": 16, "gist_share": 0.3}
+    for host_kib in range(600, 4000, 100):
+        try:
+            session = Session(RandomLlama(), ListSource(frames), small_config(host_bytes=host_kib << 10, **settings))
+        except ValueError:
+            continue
+        pump_all(session)
+        assert session.status().frames.encoded == 80
+        assert session.status().moved["demoted"] > 0
+        return
+    raise AssertionError("no budget was accepted")
+
+
+def test_a_live_source_goes_on_after_what_its_memory_holds(tmp_path: Path) -> None:
+    config = small_config(disk_bytes=64 * MIB, fps=None)
+    for run in (1, 2):
+        source = PushSource("p")
+        with Engine(RandomLlama()) as engine:
+            session = engine.open(source, config=config, memory=tmp_path / "memory")
+            for frame in feature_frames(4):
+                source.push(frame.image)
+            if run == 2:
+                with pytest.raises(ValueError, match="frame times must rise"):
+                    source.push(frame.image, 0.5e-3)
+            source.end()
+            assert session.ask(QUESTION, at="end").text(30) is not None
+        kept = Session(RandomLlama(), None, config, folder=tmp_path / "memory")
+        assert kept.memory.counters.encoded == 4 * run
+        kept.close()
+
+
+def test_a_failing_question_is_told() -> None:
+    """Frames that the model cannot take end the session; the question that met them is not left waiting."""
+    frames = [*feature_frames(6), Frame(6.0, np.zeros((4, 63), np.float32))]
+    with Engine(RandomLlama()) as engine:
+        session = engine.open(ListSource(frames), config=small_config(), start=False)
+        answer = session.ask(QUESTION, at=6.0)
+        engine.serve(session)
+        with pytest.raises(ValueError, match="features must be"):
+            answer.text(30)
+
+
+def test_a_source_that_fails_is_not_one_that_ends() -> None:
+    class Broken(ListSource):
+        def _pictures(self) -> Any:
+            yield from super()._pictures()
+            raise OSError("the camera is gone")
+
+    with Engine(RandomLlama()) as engine:
+        session = engine.open(Broken(feature_frames(5)), config=small_config())
+        with pytest.raises(OSError, match="the camera is gone"):
+            session.ask(QUESTION, at="end").text(30)
+
+
+def test_a_cancelled_question_ends_though_nothing_happens() -> None:
+    with Engine(RandomLlama()) as engine:
+        session = engine.open(PushSource("p"), config=small_config())
+        answer = session.ask(QUESTION, at=100.0)
+        answer.cancel()
+        assert answer.wait(10)
+        assert answer.finish_reason == "cancelled"
+
+
+def test_an_engine_closes_what_it_opened(tmp_path: Path) -> None:
+    config = small_config(disk_bytes=64 * MIB)
+    for _ in range(2):  # the folder's lock is free again
+        with Engine(RandomLlama()) as engine:
+            session = engine.open(PushSource("p"), config=config, memory=tmp_path / "memory", start=False)
+        assert session.closed
+        with pytest.raises(RuntimeError, match="the engine is closed"):
+            engine.serve(session)
 
 
 # The engine --------------------------------------------------------------------------------------------------------

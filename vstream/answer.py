@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -69,8 +69,8 @@ class Answer:
         memory, frames: as they were when it was asked.
     """
 
-    def __init__(self, question: str, asked_at_seconds: float | None) -> None:
-        """An answer that waits for its turn."""
+    def __init__(self, question: str, asked_at_seconds: float | None, wake: Callable[[], None] = lambda: None) -> None:
+        """An answer that waits for its turn; `wake` is called when it is cancelled."""
         self.question = question
         self.asked_at_seconds = asked_at_seconds
         self.snapshot_seconds: float | None = None
@@ -83,6 +83,7 @@ class Answer:
         self._error: Exception | None = None
         self._changed = threading.Condition()
         self._cancelled = threading.Event()
+        self._wake = wake
         self._received = time.perf_counter()
         self._first_token: float | None = None
         self._finished: float | None = None
@@ -128,6 +129,7 @@ class Answer:
     def cancel(self) -> None:
         """Ends it before its next token; what was said so far stays."""
         self._cancelled.set()
+        self._wake()
 
     @property
     def cancelled(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,7 +38,7 @@ class AnswerCache(SpanCache):
         """Copies a snapshot into buffers with room for so many tokens before the window and after it."""
         held = snapshot.keys_values[0][0].shape[2]
         super().__init__(adapter, memory_tokens + held + tail_tokens)
-        self.snapshot = snapshot
+        self.snapshot = replace(snapshot, keys_values=[])  # copied; no need to keep it
         for layer, (keys, values) in zip(self.spans, snapshot.keys_values, strict=True):
             layer.begin = layer.end = memory_tokens
             layer.update(keys, values)

@@ -248,17 +248,15 @@ class StreamCache(SpanCache):
         self.window.append(placed)
         self._evict()
 
-    def abandon(self) -> None:
-        """Forgets the span that was just prefilled."""
-        self._drop_tail()
-
     def restore(self, sink: BlockMeta, window: Sequence[tuple[BlockMeta, Tensor]], kv: Tensor) -> None:
         """Takes back a stream: its sink and window blocks with their starts, and their stored kv in that order."""
         self._allocate(sink.num_tokens)
         self.sink = Placed(sink, torch.zeros(self.adapter.num_axes, dtype=torch.int64))
         self.window = [Placed(meta, start) for meta, start in window]
-        self._fill(kv)
-        self._evict()
+        if int(self.cursor.max()) > self._limit:
+            self.rebase(kv)
+        else:
+            self._fill(kv)
 
     def must_rebase(self, span: TokenSpan) -> bool:
         """Whether the next span would pass the limit."""
@@ -277,10 +275,9 @@ class StreamCache(SpanCache):
         self.num_rebases += 1
 
     def snapshot(self) -> Snapshot:
-        """The present, copied."""
+        """The present. Its keys and values are the cache's own, to be copied before the stream goes on."""
         assert self.sink is not None
-        pairs = [layer.view() for layer in self.spans]
-        return Snapshot(self.sink, tuple(self.window), [(k.clone(), v.clone()) for k, v in pairs], self.cursor)
+        return Snapshot(self.sink, tuple(self.window), [layer.view() for layer in self.spans], self.cursor)
 
     def _allocate(self, sink_tokens: int) -> None:
         self.allocate(sink_tokens + self._window_tokens + self._clip_tokens + self._slack)

@@ -33,7 +33,8 @@ class Engine:
     def __init__(self, adapter: Adapter) -> None:
         """For a model that is loaded already."""
         self.adapter = adapter
-        self._sessions: list[Session] = []
+        self._sessions: list[Session] = []  # all that are open
+        self._served: list[Session] = []  # those that the worker steps
         self._lock = threading.Lock()
         self._work = threading.Event()
         self._closing = False
@@ -86,6 +87,8 @@ class Engine:
             if opened is not None:
                 opened.close()
             raise
+        with self._lock:
+            self._sessions = [one for one in self._sessions if not one.closed] + [session]
         if start:
             self.serve(session)
         return session
@@ -93,8 +96,9 @@ class Engine:
     def serve(self, session: Session) -> None:
         """Starts a session that was opened with `start=False`: questions asked before see its very first frame."""
         with self._lock:
-            assert not self._closing, "the engine is closed"
-            self._sessions.append(session)
+            if self._closing:
+                raise RuntimeError("the engine is closed")
+            self._served.append(session)
             if self._worker is None:
                 self._worker = threading.Thread(target=self._run, name="vstream engine", daemon=True)
                 self._worker.start()
@@ -103,9 +107,9 @@ class Engine:
 
     def close(self) -> None:
         """Closes every session and ends the worker. Idempotent."""
+        self._closing = True
         for session in list(self._sessions):
             session.close()
-        self._closing = True
         self._work.set()
         if self._worker is not None:
             self._worker.join()
@@ -120,17 +124,19 @@ class Engine:
 
     def _run(self) -> None:
         """Serves until closed; sleeps when no session has work."""
-        while not self._closing:
+        while True:
             self._work.clear()
-            sessions = sorted(self._open_sessions(), key=lambda session: -session.lag_seconds)
+            if self._closing:
+                return
+            sessions = sorted(self._served_sessions(), key=lambda session: -session.lag_seconds)
             worked = [_step(session) for session in sessions]
             if not any(worked):
                 self._work.wait()
 
-    def _open_sessions(self) -> list[Session]:
+    def _served_sessions(self) -> list[Session]:
         with self._lock:
-            self._sessions = [session for session in self._sessions if not session.closed]
-            return list(self._sessions)
+            self._served = [session for session in self._served if not session.closed]
+            return list(self._served)
 
 
 def _step(session: Session) -> bool:

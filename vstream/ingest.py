@@ -271,6 +271,11 @@ class Ingest:
                 start += length
             return tuple(queued.frame for queued in islice(self._waiting, start, None))
 
+    def has_queued(self, after_seconds: float, until_seconds: float) -> bool:
+        """Whether a frame later than one time and no later than another waits."""
+        with self._changed:
+            return any(after_seconds < queued.frame.pts_seconds <= until_seconds for queued in self._waiting)
+
     def _clip_length(self, start: int, flush: bool = False) -> int:
         """Frames in the clip that begins at place `start` of the queue; 0 if it is not complete, unless to `flush`."""
         times = [queued.frame.pts_seconds for queued in islice(self._waiting, start, start + self._clip_frames)]
@@ -295,9 +300,9 @@ class Ingest:
 
     @property
     def drained(self) -> bool:
-        """Whether the stream has ended and no frame waits or is in flight."""
+        """Whether the stream has ended well and no frame waits or is in flight."""
         with self._changed:
-            return self._ended and not self._num_queued
+            return self._ended and self.failure is None and not self._num_queued
 
     @property
     def clock_seconds(self) -> float | None:

@@ -100,9 +100,10 @@ class Recall:
 
     def _select(self, query: Query, candidates: Sequence[BlockMeta], budget: int, layers: slice) -> list[BlockMeta]:
         """Chooses, and takes the scores into the mean over all who have chosen."""
-        representatives = self._view.representatives_of(candidates)[layers]
+        representatives = self._view.representatives_of(candidates, layers)
         selection = self._retriever.select(query, candidates, representatives, self._view.mean_key[layers], budget)
         for block_id, score in selection.scores.items():
             mean = self.scores.get(block_id, 0.0)
             self.scores[block_id] = mean + (score - mean) / (self._votes + 1)
-        return [meta for meta in candidates if meta.id in set(selection.ids)]
+        chosen = set(selection.ids)
+        return [meta for meta in candidates if meta.id in chosen]

@@ -113,7 +113,11 @@ class Session:
         with torch.inference_mode():
             name = source.name if source else None
             self.memory = StreamMemory(adapter, config, source_name=name, folder=folder)
-        self.ingest = self._make_ingest(source) if source else None
+        try:
+            self.ingest = self._make_ingest(source) if source else None
+        except BaseException:
+            self.memory.close()
+            raise
         self._answerer = Answerer(self.memory, config)
 
     def start(self) -> None:
@@ -132,8 +136,8 @@ class Session:
         with self._alone(), torch.inference_mode():
             if self._closed:
                 return False
-            pending = self._take_due_question()
-            clip = self.ingest.take_clip() if self.ingest and pending is None else None
+            pending, must_wait = self._take_due_question()
+            clip = self.ingest.take_clip() if self.ingest and pending is None and not must_wait else None
             if pending is not None:
                 self._answer(pending)
             if clip is not None:
@@ -149,7 +153,7 @@ class Session:
         """Encodes a clip, keeps it in window and memory, and acknowledges it."""
         assert self.ingest is not None
         features = self.adapter.encode(clip.frames)  # [T, P, E]
-        span = self.adapter.layout(clip.frames, features)  # [N] tokens
+        span = self.memory.layout(clip.frames, features)  # [N] tokens
         self.memory.watch(clip, features, span, self.ingest.counters_if_committed(clip))
         self.ingest.commit(clip)
         self._max_lag_seconds = max(self._max_lag_seconds, self.lag_seconds)
@@ -170,7 +174,11 @@ class Session:
             answer.add(NOTHING_SEEN, num_tokens=0)
             answer.finish("nothing-seen")
             return
-        self._running.append(self._answerer.start(answer, pending.question, pending.options, view, frames))
+        try:
+            self._running.append(self._answerer.start(answer, pending.question, pending.options, view, frames))
+        except Exception as error:
+            answer.fail(error)
+            raise
 
     def _decode(self) -> bool:
         """A few tokens for every running answer; those that are over join the dialogue."""
@@ -197,7 +205,8 @@ class Session:
         Args:
             question: plain text.
             at: the stream time in seconds at which it is asked: no later frame is seen. "now" is the newest frame
-                received, "end" the end of the source. Unless given: "now" on a live or paced source, else "end".
+                decoded, "end" the end of the source. Unless given: "now" on a live or paced source, else "end". A time
+                that has passed is answered from what memory still holds of it, or refused.
             options: how to generate, the configuration's unless given.
 
         Raises:
@@ -210,7 +219,7 @@ class Session:
             if self._closed:
                 raise RuntimeError(f"the session has ended{f' ({self.failure})' if self.failure else ''}")
             at_seconds, now = self._resolve(at)
-            answer = Answer(question, None if math.isinf(at_seconds) else at_seconds)
+            answer = Answer(question, None if math.isinf(at_seconds) else at_seconds, wake=self._wake)
             self._pending.append(_Pending(answer, tokens, options, at_seconds, now))
             self._pending.sort(key=lambda pending: pending.at_seconds)
         self._wake()
@@ -243,35 +252,48 @@ class Session:
             raise ValueError(f"at must be a stream time in seconds >= 0, 'now' or 'end', got {at!r}")
         return float(at), False
 
-    def _take_due_question(self) -> _Pending | None:
-        """The first question whose time has come, if the answers' budget has room for it."""
+    def _take_due_question(self) -> tuple[_Pending | None, bool]:
+        """The first question whose time has come, if the answers' budget has room for it.
+
+        Where there is none, and frames are never lost by waiting, the stream must wait for it too (the second value):
+        an answer sees the same whether or not it had to queue. A live stream goes on.
+        """
         with self._lock:
             for pending in [pending for pending in self._pending if pending.answer.cancelled]:
                 pending.answer.finish("cancelled")
                 self._pending.remove(pending)
             due = next((pending for pending in self._pending if self._is_due(pending)), None)
-            if due is None or not self._has_room(due):
-                return None
+            if due is None:
+                return None, False
+            if not self._has_room(due):
+                return None, self.source is None or not self.source.is_live
             self._pending.remove(due)
         if not due.now:
             due.answer.mark_received()
-        return due
+        return due, False
 
     def _has_room(self, pending: _Pending) -> bool:
         used = sum(running.num_bytes for running in self._running)
         return used + self._answerer.num_bytes(pending.question, pending.options) <= self.config.answer_bytes
 
     def _is_due(self, pending: _Pending) -> bool:
-        """Whether every frame up to its time is committed or in hand, and no clip with later ones is committed."""
+        """Whether every frame up to its time is committed or in hand, and no clip with later ones is committed.
+
+        A clip that is short, because the stream ended or has a gap, counts as not closed yet as long as no frame up to
+        the question's time follows it: what is seen must not depend on which came first, the question or the end.
+        """
         at_seconds = pending.at_seconds
         if self.ingest is None or at_seconds < self._last_seconds():
             return True
+        if math.isinf(at_seconds):
+            return self.ingest.drained
         clip = self.ingest.peek_clip()
-        if clip is not None:
-            return at_seconds < clip.end_seconds
-        if pending.now:
+        if clip is None:
+            return pending.now or self.ingest.has_received_past(at_seconds)
+        if at_seconds < clip.end_seconds:
             return True
-        return self.ingest.drained if math.isinf(at_seconds) else self.ingest.has_received_past(at_seconds)
+        is_short = len(clip.frames) < self.config.clip_frames
+        return is_short and not self.ingest.has_queued(clip.end_seconds, at_seconds)
 
     def _checked_time(self, at_seconds: float) -> float:
         """A stream time that exists: the newest for inf."""
@@ -322,18 +344,24 @@ class Session:
 
         Frames of a live source that wait are encoded first: they would not come again.
         """
-        if self.ingest:
-            self.ingest.stop()
-        with self._alone(), torch.inference_mode():
-            if not self._closed:
-                self._flush_live()
-                self._end_answers()
-                self.memory.close()
+        try:
+            if self.ingest:
+                self.ingest.stop()
+        finally:
+            with self._alone(), torch.inference_mode():
+                if not self._closed:
+                    self._flush_live()
+                    self._end_answers()
+                    self.memory.close()
 
     def _flush_live(self) -> None:
-        if self.ingest and self.ingest.source.is_live and self.failure is None:
-            while clip := self.ingest.take_clip(flush=True):
-                self._watch(clip)
+        """Encodes what waits; if that fails, it is why the session ends."""
+        try:
+            if self.ingest and self.ingest.source.is_live and self.failure is None:
+                while clip := self.ingest.take_clip(flush=True):
+                    self._watch(clip)
+        except Exception as error:
+            self.failure = error
 
     def _end_answers(self) -> None:
         with self._lock:
@@ -358,6 +386,8 @@ class Session:
 
     def _make_ingest(self, source: Source) -> Ingest:
         config, memory = self.config, self.memory
+        if memory.last_seconds is not None:
+            source.resume_after(memory.last_seconds)
         return Ingest(
             source,
             fps=config.fps,

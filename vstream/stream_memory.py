@@ -66,9 +66,9 @@ class View:
         """Time of the newest frame, None where there is none."""
         return max((meta.end_seconds for meta in self.blocks), default=None)
 
-    def representatives_of(self, metas: Sequence[BlockMeta]) -> Tensor:
-        """[L, K, B, D] of some of the blocks."""
-        return self.representatives[:, :, [self._row[meta.id] for meta in metas]]
+    def representatives_of(self, metas: Sequence[BlockMeta], layers: slice) -> Tensor:
+        """[L, K, B, D] of some of the blocks, for some layers."""
+        return self.representatives[layers][:, :, [self._row[meta.id] for meta in metas]]
 
     @cached_property
     def _row(self) -> dict[int, int]:
@@ -119,6 +119,20 @@ class StreamMemory:
             self.store.close()
             raise
 
+    def layout(self, frames: Sequence[Frame], features: Tensor) -> TokenSpan:
+        """The frames' tokens, from features [T, P, E].
+
+        Raises:
+            ValueError: if they are more than a clip may have.
+        """
+        span, limit = self.adapter.layout(frames, features), self.adapter.max_frame_tokens
+        if len(span) > limit * len(frames):
+            raise ValueError(
+                f"frames at {format_seconds(frames[-1].pts_seconds)} take {len(span) / len(frames):.1f} tokens each, "
+                f"but {self.adapter.name!r} allows {limit}; let the stream's clock start near 0"
+            )
+        return span
+
     def watch(self, clip: Clip, features: Tensor, span: TokenSpan, counters: Counters) -> None:
         """Prefills a clip behind the window, and keeps it. When this returns, it is committed.
 
@@ -133,8 +147,13 @@ class StreamMemory:
         kv, start = self.cache.prefill(span)  # [L, 2, K, N, D], keys un-rotated
         frame = typical_frame(clip, features)
         block = make_block(self.pyramid.take_id(), span, kv, start, clip, frame)
+        before = self.last_seconds, self.counters
         self.last_seconds, self.counters = clip.end_seconds, counters
-        self._commit(block)
+        try:
+            self._commit(block)
+        except BaseException:
+            self.last_seconds, self.counters = before
+            raise
 
     def view(self, until_seconds: float) -> View:
         """What there is to see up to a time, the present or the past.
@@ -203,7 +222,7 @@ class StreamMemory:
             return prefix_until(meta, until_seconds)
         start, end, asked = (format_seconds(s) for s in (meta.start_seconds, meta.end_seconds, until_seconds))
         raise ValueError(
-            f"the memory keeps {start} to {end} only as one merged block, so it cannot tell what was seen by {asked}; "
+            f"the memory keeps {start} to {end} only as one condensed block and cannot tell what was seen by {asked}; "
             f"ask at a time before {start} or from {end} on"
         )
 
@@ -222,6 +241,11 @@ class StreamMemory:
     @property
     def _reserve(self) -> int:
         return self._config.gist_tokens + self._config.retrieve_tokens
+
+    @property
+    def _max_window_blocks(self) -> int:
+        """Blocks in the window when every clip is a single frame."""
+        return self._config.window_tokens // self.adapter.min_frame_tokens + 1
 
     def _hot_ids(self) -> list[int]:
         return [SINK_ID, *(placed.meta.id for placed in self.cache.window)]
@@ -255,11 +279,13 @@ class StreamMemory:
         self._check_same("source", state["source"], self.source_name or state["source"])
         self.source_name = state["source"]
         self.pyramid.next_id = state["next_id"]
-        self.pyramid.counts.update({name: n - self.pyramid.counts[name] for name, n in state["moved"].items()})
+        self.pyramid.counts = Counter(state["moved"])
         self.dialogue.extend(state["dialogue"])
         self.last_seconds, self.counters = state["last_seconds"], Counters(**state["counters"])
         self.cache.num_rebases = state["rebases"]
         window = [(self.store.meta(block_id), torch.tensor(start)) for block_id, start in state["window"]]
+        while sum(meta.num_tokens for meta, _ in window) > self._config.window_tokens:
+            window.pop(0)
         kv = self.store.gather([SINK_ID, *(meta.id for meta, _ in window)])
         self.cache.restore(self.store.meta(SINK_ID), window, kv)
 
@@ -294,19 +320,22 @@ class StreamMemory:
             folder=folder,
             identity={"model": adapter.name, "fingerprint": adapter.fingerprint, "dtype": str(adapter.dtype)},
             max_block_tokens=max_block_tokens,
+            max_state_bytes=2 * MAX_DIALOGUE_BYTES + 64 * self._max_window_blocks,
         )
 
     def _make_pyramid(self, sink_tokens: int) -> Pyramid:
         """The levels, if the memory's budget can hold the window, two clips more and two condensed blocks."""
         config, store = self._config, self.store
         clip_bytes = store.bytes_of(self.clip_tokens, MAX_BYTES)
-        hot = (config.window_tokens // self.clip_tokens + 2) * clip_bytes
+        frame_bytes = store.bytes_of(self.adapter.min_frame_tokens, MAX_BYTES)
+        whole = (config.window_tokens // self.clip_tokens + 2) * clip_bytes
+        hot = max(whole, self._max_window_blocks * frame_bytes + clip_bytes)
         gist = 2 * store.bytes_of(self.adapter.max_frame_tokens, MAX_BYTES)
         needed = int(max(hot / (1 - config.gist_share), gist / config.gist_share)) + store.bytes_of(sink_tokens)
         if store.capacity_bytes < needed:
             raise ValueError(
                 f"a memory of {store.capacity_bytes / 2**20:.1f} MiB is too small: the window and a few clips of "
-                f"{adapter_name(self.adapter)} need {needed / 2**20:.1f} MiB; give more bytes or a smaller window"
+                f"{self.adapter.name!r} need {needed / 2**20:.1f} MiB; give more bytes or a smaller window"
             )
         return Pyramid(
             store,
@@ -323,11 +352,6 @@ class StreamMemory:
             reserve=self._reserve,
             limit=self.adapter.max_positions - self.prompt_tokens,
         )
-
-
-def adapter_name(adapter: Adapter) -> str:
-    """The model's name in quotes, for messages."""
-    return repr(adapter.name)
 
 
 def typical_frame(clip: Clip, features: Tensor) -> Frame:

@@ -49,7 +49,7 @@ class Adapter(ABC):
         eos_ids: token ids that end an answer.
         image_side: longest side, in pixels, that pictures should be brought to while decoding.
         max_positions: trained length; no position shown to the model reaches it.
-        max_frame_tokens: most tokens that one frame takes, the text around it included.
+        min_frame_tokens, max_frame_tokens: how many tokens one frame takes, the text around it included.
         settings: of `Config`, those that suit the model better than the general defaults.
         num_axes: rotary axes A.
     """
@@ -61,6 +61,7 @@ class Adapter(ABC):
     eos_ids: frozenset[int]
     image_side: int
     max_positions: int
+    min_frame_tokens: int
     max_frame_tokens: int
     settings: Mapping[str, Any] = MappingProxyType({})
     num_axes: int = 1

@@ -67,6 +67,7 @@ class RandomLlama(Adapter):
         )  # fmt: skip
         self.tokens_per_frame = tokens_per_frame
         self.max_positions = max_positions
+        self.min_frame_tokens = len("[0:00]\n") + tokens_per_frame
         self.max_frame_tokens = len("[9999:59]\n") + tokens_per_frame
         self.eos_ids = frozenset({EOS})
         language, self.projection = _random_weights(config, seed, dtype, torch.device(device))

@@ -50,6 +50,7 @@ class Source(ABC):
         self.name = name
         self.max_side = max_side
         self.epoch_seconds: float | None = None
+        self._resume_after_seconds: float | None = None
         self.decoded = 0
         self.errors = 0
         self._interrupted = threading.Event()
@@ -91,6 +92,10 @@ class Source(ABC):
         if not self.errors:
             return None
         return f"{self.name}: {self.errors} damaged part{'s' * (self.errors > 1)} left out."
+
+    def resume_after(self, seconds: float) -> None:
+        """Told before reading begins that a memory holds all up to this time: a live clock goes on from there."""
+        self._resume_after_seconds = seconds
 
     def interrupt(self) -> None:
         """Makes `frames` end soon, from any thread, for good."""

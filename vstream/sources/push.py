@@ -17,6 +17,8 @@ import numpy.typing as npt
 from vstream.sources.base import Source, fit_image
 from vstream.types import Frame
 
+CLOCK_STEP_SECONDS = 1e-3  # between the last frame of one run and the first of the next
+
 
 class PushSource(Source):
     """A live source that is fed by `push` and ended by `end`.
@@ -41,6 +43,7 @@ class PushSource(Source):
         self._ended = False
         self._latest_seconds: float | None = None
         self._first_monotonic: float | None = None
+        self._zero_seconds = 0.0
         self._turn = threading.Lock()  # pushes of several threads go in one after the other
         self._changed = threading.Condition()
 
@@ -68,7 +71,7 @@ class PushSource(Source):
         """The frame at its time, with a picture of its own."""
         now = time.monotonic()
         first = now if self._first_monotonic is None else self._first_monotonic
-        seconds = now - first if pts_seconds is None else float(pts_seconds)
+        seconds = self._zero_seconds + now - first if pts_seconds is None else float(pts_seconds)
         if self._latest_seconds is not None and seconds <= self._latest_seconds:
             raise ValueError(f"frame times must rise: {seconds} s was pushed after {self._latest_seconds} s")
         frame = Frame(seconds, np.array(image))
@@ -76,6 +79,11 @@ class PushSource(Source):
             self._first_monotonic = now
             self.epoch_seconds = time.time() - seconds
         return frame
+
+    def resume_after(self, seconds: float) -> None:
+        """Times of this run are later: those it gives itself begin there, those of the program are checked."""
+        super().resume_after(seconds)
+        self._latest_seconds, self._zero_seconds = seconds, seconds + CLOCK_STEP_SECONDS
 
     def end(self) -> None:
         """No more frames will come; those handed over are still read. Calling it again does nothing."""

@@ -31,6 +31,7 @@ OPENING = "These are the times of the video and what it shows:\n"
 BEFORE_QUESTION, AFTER_QUESTION = "\nQuestion: ", "\nAnswer:"
 TOP_CLASSES = 5  # the rest of the probability is noise, and would blur the token
 FRAMES_AT_ONCE = 8
+MIN_FRAME_TOKENS = 8  # "[0:00]", one vision token, a newline
 MAX_FRAME_TOKENS = 12  # "[99999:59]", one vision token, a newline
 IMAGE_SIDE = 448
 SETTINGS = {"window_tokens": 64, "retrieve_tokens": 64, "gist_tokens": 32}  # 135M parameters lose track of more
@@ -62,7 +63,7 @@ class EmbeddedAdapter(Adapter):
         self.class_embeds = self._class_embeds()  # [1000, E]
         self.eos_ids = frozenset(self._special(token) for token in ("<|im_end|>", "<|endoftext|>"))
         self.max_positions = int(self.config.max_position_embeddings)
-        self.max_frame_tokens = MAX_FRAME_TOKENS
+        self.min_frame_tokens, self.max_frame_tokens = MIN_FRAME_TOKENS, MAX_FRAME_TOKENS
         self.fingerprint = _fingerprint(folder, dtype)
 
     def sink(self) -> TokenSpan:
