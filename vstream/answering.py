@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from vstream.memory.block import BlockMeta
     from vstream.memory.retriever import Query
     from vstream.models.base import Adapter, Question
-    from vstream.stream_memory import StreamMemory, View
+    from vstream.stream_memory import StreamMemory
     from vstream.types import Frame, TokenSpan
+    from vstream.view import View
 
 MAX_EVIDENCE = 5
 

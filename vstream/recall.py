@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from vstream.memory.retriever import Retriever
     from vstream.memory.store import BlockStore
     from vstream.models.base import Adapter
-    from vstream.stream_memory import View
+    from vstream.view import View
 
 
 class Recall:

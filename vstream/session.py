@@ -20,6 +20,7 @@ from vstream.answer import Answer, MemoryReport
 from vstream.answering import Answerer, RunningAnswer
 from vstream.ingest import Ingest
 from vstream.memory.block import Tier
+from vstream.questions import Pending, QuestionQueue
 from vstream.sampling import Counters
 from vstream.stream_memory import StreamMemory
 from vstream.types import Clip, Frame, format_seconds
@@ -61,17 +62,6 @@ class Status:
     ended: bool
 
 
-@dataclass(frozen=True, eq=False)
-class _Pending:
-    """A question that waits. `at_seconds` is inf for the end of the stream; `now` if no later frame had arrived."""
-
-    answer: Answer
-    question: Question
-    options: DecodeOptions
-    at_seconds: float
-    now: bool
-
-
 class Session:
     """One stream, its memory, and the questions about it.
 
@@ -103,10 +93,9 @@ class Session:
         self.adapter, self.source, self.config = adapter, source, config
         self.failure: Exception | None = None
         self._wake = wake
-        self._lock = threading.Lock()  # the waiting questions; held for moments only
         self._working = threading.Lock()  # the memory and the running answers; held for a whole step
         self._turn = threading.Lock()  # whoever waits for `_working` holds it: the worker cannot starve the others
-        self._pending: list[_Pending] = []
+        self._questions = QuestionQueue()
         self._running: list[RunningAnswer] = []
         self._max_lag_seconds = 0.0
         self._closed = False
@@ -158,7 +147,7 @@ class Session:
         self.ingest.commit(clip)
         self._max_lag_seconds = max(self._max_lag_seconds, self.lag_seconds)
 
-    def _answer(self, pending: _Pending) -> None:
+    def _answer(self, pending: Pending) -> None:
         """Takes the snapshot and starts the answer; what is wrong with a question is that answer's error alone."""
         answer = pending.answer
         answer.frames, answer.memory = self._counters(), self._memory_report()
@@ -215,13 +204,10 @@ class Session:
         """
         options = options or self.config.decode
         tokens = self._checked_question(question, options)
-        with self._lock:
-            if self._closed:
-                raise RuntimeError(f"the session has ended{f' ({self.failure})' if self.failure else ''}")
-            at_seconds, now = self._resolve(at)
-            answer = Answer(question, None if math.isinf(at_seconds) else at_seconds, wake=self._wake)
-            self._pending.append(_Pending(answer, tokens, options, at_seconds, now))
-            self._pending.sort(key=lambda pending: pending.at_seconds)
+        at_seconds, now = self._resolve(at)
+        answer = Answer(question, None if math.isinf(at_seconds) else at_seconds, wake=self._wake)
+        if not self._questions.add(Pending(answer, tokens, options, at_seconds, now)):
+            raise RuntimeError(f"the session has ended{f' ({self.failure})' if self.failure else ''}")
         self._wake()
         return answer
 
@@ -252,48 +238,25 @@ class Session:
             raise ValueError(f"at must be a stream time in seconds >= 0, 'now' or 'end', got {at!r}")
         return float(at), False
 
-    def _take_due_question(self) -> tuple[_Pending | None, bool]:
+    def _take_due_question(self) -> tuple[Pending | None, bool]:
         """The first question whose time has come, if the answers' budget has room for it.
 
         Where there is none, and frames are never lost by waiting, the stream must wait for it too (the second value):
         an answer sees the same whether or not it had to queue. A live stream goes on.
         """
-        with self._lock:
-            for pending in [pending for pending in self._pending if pending.answer.cancelled]:
-                pending.answer.finish("cancelled")
-                self._pending.remove(pending)
-            due = next((pending for pending in self._pending if self._is_due(pending)), None)
-            if due is None:
-                return None, False
-            if not self._has_room(due):
-                return None, self.source is None or not self.source.is_live
-            self._pending.remove(due)
+        due = self._questions.next_due(self.ingest, self._last_seconds(), self.config.clip_frames)
+        if due is None:
+            return None, False
+        if not self._has_room(due):
+            return None, self.source is None or not self.source.is_live
+        self._questions.remove(due)
         if not due.now:
             due.answer.mark_received()
         return due, False
 
-    def _has_room(self, pending: _Pending) -> bool:
+    def _has_room(self, pending: Pending) -> bool:
         used = sum(running.num_bytes for running in self._running)
         return used + self._answerer.num_bytes(pending.question, pending.options) <= self.config.answer_bytes
-
-    def _is_due(self, pending: _Pending) -> bool:
-        """Whether every frame up to its time is committed or in hand, and no clip with later ones is committed.
-
-        A clip that is short, because the stream ended or has a gap, counts as not closed yet as long as no frame up to
-        the question's time follows it: what is seen must not depend on which came first, the question or the end.
-        """
-        at_seconds = pending.at_seconds
-        if self.ingest is None or at_seconds < self._last_seconds():
-            return True
-        if math.isinf(at_seconds):
-            return self.ingest.drained
-        clip = self.ingest.peek_clip()
-        if clip is None:
-            return pending.now or self.ingest.has_received_past(at_seconds)
-        if at_seconds < clip.end_seconds:
-            return True
-        is_short = len(clip.frames) < self.config.clip_frames
-        return is_short and not self.ingest.has_queued(clip.end_seconds, at_seconds)
 
     def _checked_time(self, at_seconds: float) -> float:
         """A stream time that exists: the newest for inf."""
@@ -330,7 +293,7 @@ class Session:
                 moved=dict(self.memory.pyramid.counts),
                 memory=self._memory_report(),
                 running=len(self._running),
-                waiting=len(self._pending),
+                waiting=len(self._questions),
                 ended=self.ingest is None or self.ingest.drained,
             )
 
@@ -364,11 +327,10 @@ class Session:
             self.failure = error
 
     def _end_answers(self) -> None:
-        with self._lock:
-            self._closed = True
-            open_answers = [running.answer for running in self._running] + [one.answer for one in self._pending]
-            self._running, self._pending = [], []
-        for answer in open_answers:
+        self._closed = True
+        waiting = [pending.answer for pending in self._questions.close()]
+        running, self._running = [running.answer for running in self._running], []
+        for answer in running + waiting:
             if self.failure:
                 answer.fail(self.failure)
             else:

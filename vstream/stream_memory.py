@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +17,15 @@ import torch
 from torch import Tensor
 
 from vstream.cache import Placed, Snapshot, StreamCache, consecutive_starts, place
-from vstream.memory.block import Block, BlockMeta, BlockShape, TokenKind, prefix_until
+from vstream.clip_block import make_block, representative_of, typical_frame
+from vstream.memory.block import Block, BlockMeta, BlockShape, prefix_until
 from vstream.memory.pyramid import DETAIL, LEVEL_NAMES, SINK, Pyramid
-from vstream.memory.retriever import make_retriever, mean_key
+from vstream.memory.retriever import make_retriever
 from vstream.memory.store import BlockStore
-from vstream.picture import MAX_BYTES, jpeg_of
+from vstream.picture import MAX_BYTES
 from vstream.sampling import Counters
 from vstream.types import Clip, Frame, TokenSpan, format_seconds
+from vstream.view import View
 
 if TYPE_CHECKING:
     from vstream.answer import Answer
@@ -33,46 +34,6 @@ if TYPE_CHECKING:
 
 SINK_ID = 0
 MAX_DIALOGUE_BYTES = 128 * 1024  # the state that holds it must stay below the store's limit
-
-
-@dataclass(frozen=True, eq=False)
-class View:
-    """What a question can see of a stream up to some time: the snapshot, and what may be brought back.
-
-    Attributes:
-        snapshot: sink and window.
-        candidates: blocks behind the window, in time order.
-        representatives: [L, K, B, D] float16, of `blocks`.
-        sink_key: [L, K, 1, D] float32, the mean key of the system prompt.
-    """
-
-    snapshot: Snapshot
-    candidates: list[BlockMeta]
-    representatives: Tensor
-    sink_key: Tensor
-
-    @property
-    def blocks(self) -> list[BlockMeta]:
-        """Candidates, then the window."""
-        return [*self.candidates, *(placed.meta for placed in self.snapshot.window)]
-
-    @cached_property
-    def mean_key(self) -> Tensor:
-        """[L, K, 1, D], of all that can be seen: nothing later has a part in it."""
-        return mean_key(self.representatives, torch.tensor([meta.weight for meta in self.blocks]))
-
-    @property
-    def end_seconds(self) -> float | None:
-        """Time of the newest frame, None where there is none."""
-        return max((meta.end_seconds for meta in self.blocks), default=None)
-
-    def representatives_of(self, metas: Sequence[BlockMeta], layers: slice) -> Tensor:
-        """[L, K, B, D] of some of the blocks, for some layers."""
-        return self.representatives[layers][:, :, [self._row[meta.id] for meta in metas]]
-
-    @cached_property
-    def _row(self) -> dict[int, int]:
-        return {meta.id: row for row, meta in enumerate(self.blocks)}
 
 
 class StreamMemory:
@@ -352,37 +313,3 @@ class StreamMemory:
             reserve=self._reserve,
             limit=self.adapter.max_positions - self.prompt_tokens,
         )
-
-
-def typical_frame(clip: Clip, features: Tensor) -> Frame:
-    """The frame whose features [T, P, E] are nearest to the clip's mean: the one to show as evidence."""
-    flat = features.float().flatten(1)
-    return clip.frames[int((flat - flat.mean(dim=0)).square().sum(dim=1).argmin())]
-
-
-def representative_of(kv: Tensor, kinds: Tensor) -> Tensor:
-    """Mean un-rotated key [L, K, D] float16 of the vision tokens in kv [L, 2, K, N, D], of all if there are none."""
-    vision = kinds == TokenKind.VISION
-    keys = kv[:, 0][:, :, vision] if vision.any() else kv[:, 0]
-    return keys.float().mean(dim=2).half()
-
-
-def make_block(
-    block_id: int, span: TokenSpan, kv: Tensor, start: Tensor, clip: Clip | None, frame: Frame | None
-) -> Block:
-    """A block of freshly prefilled tokens: of a clip, or (without one) the sink."""
-    meta = BlockMeta(
-        id=block_id,
-        level=DETAIL if clip else SINK,
-        start_seconds=clip.start_seconds if clip else 0.0,
-        end_seconds=clip.end_seconds if clip else 0.0,
-        epoch_seconds=clip.epoch_seconds if clip else None,
-        weight=float(len(clip.frames)) if clip else 0.0,
-        kinds=span.kinds,
-        seconds=span.seconds,
-        positions=span.positions,
-        advance=span.advance,
-        start=start,
-        picture_seconds=frame.pts_seconds if frame else float("nan"),
-    )
-    return Block(meta, kv, representative_of(kv, span.kinds), jpeg_of(frame) if frame else b"")
