@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first ends a command cleanly, the second at once.
+"""Ctrl-C, SIGTERM and SIGHUP: the first ends a command cleanly, the second at once.
 
 This module knows nothing of what the commands do.
 """
@@ -15,7 +15,7 @@ class Interrupted(KeyboardInterrupt):
     """The user, or the system, wants the command to end.
 
     Attributes:
-        exit_code: what shells expect of a command that ended so: 130 for SIGINT, 143 for SIGTERM.
+        exit_code: what shells expect of a command that ended so: 130 for SIGINT, 143 for SIGTERM, 129 for SIGHUP.
     """
 
     def __init__(self, number: int) -> None:
@@ -25,8 +25,8 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def interrupts() -> Iterator[None]:
-    """SIGINT and SIGTERM raise `Interrupted` in here, once; a signal that was ignored stays so."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    """SIGINT, SIGTERM and SIGHUP raise `Interrupted` in here, once; a signal that was ignored stays so."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     caught = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
 
     def interrupt(number: int, frame: object) -> NoReturn:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     pass
 
 MIB = 1 << 20
-DEFAULT_DISK_MIB = 4096
+DEFAULT_DISK_MIB = 4096  # as in `vstream.config`, which is not loaded for the sake of a help text
+MAX_DISK_MIB = 1 << 24
+MAX_THREADS = 256
 """With --memory, the most the memory's file may grow to; it is sparse and takes only what it holds."""
 
 Result = TypeVar("Result")
@@ -64,9 +67,8 @@ class Options:
 
         if memory is None and self.disk_mib:
             raise ValueError("--disk-mib needs --memory: without a folder nothing is kept on disk")
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"--threads must be a whole number >= 1, got {self.threads}")
-        disk_mib = DEFAULT_DISK_MIB if memory is not None and self.disk_mib is None else self.disk_mib
+        if self.threads is not None and not 1 <= self.threads <= MAX_THREADS:
+            raise ValueError(f"--threads must be a whole number from 1 to {MAX_THREADS}, got {self.threads}")
         decode = _given(
             max_tokens=self.max_tokens, temperature=self.temperature, top_p=self.top_p, seed=self.seed
         )  # fmt: skip
@@ -77,9 +79,9 @@ class Options:
             policy=self.policy,
             selection=self.selection,
             clip_frames=self.clip_frames,
-            device_bytes=_bytes("--device-mib", self.device_mib),
-            host_bytes=_bytes("--host-mib", self.host_mib),
-            disk_bytes=_bytes("--disk-mib", disk_mib),
+            device_bytes=_bytes("--device-mib", self.device_mib, _ram_mib()),
+            host_bytes=_bytes("--host-mib", self.host_mib, _ram_mib()),
+            disk_bytes=_bytes("--disk-mib", self.disk_mib, MAX_DISK_MIB),
             **more,
         )
         settings["decode"] = DecodeOptions(**decode)
@@ -91,12 +93,17 @@ def _given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _bytes(name: str, mib: float | None) -> int | None:
+def _bytes(name: str, mib: float | None, most: int) -> int | None:
     if mib is None:
         return None
-    if not 0 <= mib < float("inf"):
-        raise ValueError(f"{name} must be a number of MiB >= 0, got {mib}")
+    if not 0 <= mib <= most:
+        raise ValueError(f"{name} must be a number of MiB from 0 to {most}, got {mib:g}")
     return int(mib * MIB)
+
+
+def _ram_mib() -> int:
+    """This machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // MIB
 
 
 def takes_options(function: Callable[..., Result]) -> Callable[..., Result]:

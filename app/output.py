@@ -51,7 +51,9 @@ class PictureFolder:
         name = f"{stem}-{evidence.picture_seconds:08.2f}s-{zlib.crc32(evidence.picture):08x}.jpg"
         path = self._folder / name
         if not path.exists():
-            path.write_bytes(evidence.picture)
+            part = path.with_name(f".{name}.part")
+            part.write_bytes(evidence.picture)
+            part.replace(path)  # a picture is there whole or not at all
         return str(path)
 
 

@@ -70,6 +70,10 @@ class Run:
             ValueError: for an option that will not do.
             FileNotFoundError: if there is no such source.
         """
+        if not source.strip():
+            raise ValueError("SOURCE is empty; give a video file, a folder of pictures or a memory folder")
+        if options.evidence_dir and Path(source).is_dir() and options.evidence_dir.resolve() == Path(source).resolve():
+            raise ValueError(f"--evidence-dir {options.evidence_dir} is the source itself; give another folder")
         if "://" not in source and not Path(source).exists():
             raise FileNotFoundError(f"there is no file or folder {source}")
         self._source = None if is_memory(source) else source

@@ -70,10 +70,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: if it is unreadable or of another format version.
     """
+    for name in (MANIFEST, DATA):
+        if (folder / name).exists() and not (folder / name).is_file():
+            raise ValueError(f"{folder / name} is no ordinary file; restore the folder from a copy or give another one")
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        version, _ = manifest["format_version"], manifest["identity"]
-    except (ValueError, KeyError, TypeError) as error:
+        version, identity = manifest["format_version"], manifest["identity"]
+        if not isinstance(identity, dict):
+            raise ValueError("its identity is no table of names")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{folder / MANIFEST} is damaged: {error}") from error
     if version != FORMAT_VERSION:
         raise ValueError(

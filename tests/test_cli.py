@@ -243,7 +243,7 @@ def test_help_needs_no_heavy_package() -> None:
 # Bad input --------------------------------------------------------------------------------------------------------
 
 BAD_OPTIONS = [
-    (["--fps", "0"], "fps must be a number > 0, got 0.0"),
+    (["--fps", "0"], "fps must be a number > 0 and <= 1000, got 0.0"),
     (["--fps", "fast"], "'--fps'.* valid (number|float)"),
     (["--window", "1"], "a window of 1 tokens is too small for one clip"),
     (["--clip-frames", "0"], "clip_frames must be"),
@@ -251,7 +251,7 @@ BAD_OPTIONS = [
     (["--host-mib", "0.001"], "host_bytes=1048 cannot hold"),
     (["--host-mib", "nan"], "--host-mib must be a number of MiB"),
     (["--disk-mib", "10"], "--disk-mib needs --memory"),
-    (["--threads", "0"], "--threads must be a whole number >= 1, got 0"),
+    (["--threads", "0"], "--threads must be a whole number from 1 to 256, got 0"),
     (["--model", "nothing"], "there is no model 'nothing'; choose from embedded, random"),
     (["--policy", "nothing"], "'nothing'; choose"),
     (["--selection", "nothing"], "selection must be one of shared, per-layer"),

@@ -55,7 +55,7 @@ def test_budgets_are_not_negative(name):
 @pytest.mark.parametrize(
     ("name", "values", "allowed"),
     [
-        ("fps", [0, -1, NAN, INF], "a number > 0"),
+        ("fps", [0, -1, NAN, INF, 1e4], "a number > 0 and <= 1000"),
         ("gist_share", [0, 1, -0.1, 1.5, NAN], "a number in (0, 1)"),
         ("gist_vision_tokens", [0, 65], "a whole number from 1 to 64"),
         ("selection", ["all", ""], "one of shared, per-layer"),

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 MIB = 1 << 20
+DEFAULT_DISK_BYTES = 4096 * MIB  # of a memory that is kept, unless said otherwise
+MAX_FPS = 1000.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +87,7 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.fps is not None:
-            _check(0 < self.fps < float("inf"), "fps", self.fps, "a number > 0")
+            _check(0 < self.fps <= MAX_FPS, "fps", self.fps, f"a number > 0 and <= {MAX_FPS:g}")
         for name in _POSITIVE:
             _check(_is_whole(getattr(self, name), 1), name, getattr(self, name), "a whole number >= 1")
         for name in _NOT_NEGATIVE:

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from vstream.config import Config
+from vstream.config import DEFAULT_DISK_BYTES, Config
 from vstream.models import load_adapter
 from vstream.session import Session
 from vstream.sources import Source, open_source
@@ -68,7 +68,8 @@ class Engine:
         Args:
             source: a video file, a folder of images, a `Source`, or None to ask `memory` only.
             memory: folder where the memory is kept and resumed from; None keeps it while the session lasts.
-            config: all settings; or give single ones by name, as in `Config`, and leave the rest to the model.
+            config: all settings; or give single ones by name, as in `Config`, and leave the rest to the model. A kept
+                memory may then take `DEFAULT_DISK_BYTES`.
             start: False leaves it to the caller to `serve` the session, or to drive it by `Session.step`.
 
         Raises:
@@ -78,7 +79,8 @@ class Engine:
             raise ValueError("give config or single settings, not both")
         if source is None and memory is None:
             raise ValueError("there is nothing to open: give a source, a memory folder, or both")
-        config = config or Config(**{**self.adapter.settings, **settings})
+        kept = {} if memory is None else {"disk_bytes": DEFAULT_DISK_BYTES}
+        config = config or Config(**{**self.adapter.settings, **kept, **settings})
         opened = None if source is None else open_source(source, max_side=self.adapter.image_side)
         folder = None if memory is None else Path(memory)
         try:

@@ -100,8 +100,13 @@ class Session:
         self._max_lag_seconds = 0.0
         self._closed = False
         with torch.inference_mode():
-            name = source.name if source else None
-            self.memory = StreamMemory(adapter, config, source_name=name, folder=folder)
+            self.memory = StreamMemory(
+                adapter,
+                config,
+                source_name=source.name if source else None,
+                source_fingerprint=source.fingerprint if source else "",
+                folder=folder,
+            )
         try:
             self.ingest = self._make_ingest(source) if source else None
         except BaseException:
@@ -263,9 +268,10 @@ class Session:
         newest = self._newest_seconds()
         if math.isinf(at_seconds):
             return newest
-        over = self.ingest is None or self.ingest.drained
+        over = self.ingest is None or self.ingest.ended
         end = max(newest, (self.source.duration_seconds if self.source else None) or 0.0)
-        if over and at_seconds > end + 1e-3:
+        end = math.ceil(end)
+        if over and at_seconds > end:
             asked = format_seconds(at_seconds)
             raise ValueError(f"the question is asked at {asked}, but the video ends at {format_seconds(end)}")
         return at_seconds

@@ -45,19 +45,29 @@ class StreamMemory:
         dialogue: the latest questions and answers, kept with every commit.
     """
 
-    def __init__(self, adapter: Adapter, config: Config, *, source_name: str | None, folder: Path | None) -> None:
+    def __init__(
+        self,
+        adapter: Adapter,
+        config: Config,
+        *,
+        source_name: str | None,
+        source_fingerprint: str = "",
+        folder: Path | None = None,
+    ) -> None:
         """Opens a memory, new or resumed.
 
         Args:
             adapter: the model.
             config: all settings.
             source_name: what is watched; a memory holds one source. None takes the one it holds.
+            source_fingerprint: tells sources of one name apart.
             folder: where it is kept; None keeps it while the session lasts.
 
         Raises:
             ValueError: if the budgets cannot hold a clip, or the folder is not a memory of this model and source.
         """
         self.adapter, self.source_name = adapter, source_name
+        self._source_fingerprint = source_fingerprint
         self.last_seconds: float | None = None
         self.counters = Counters()
         self.dialogue: deque[dict[str, Any]] = deque()
@@ -90,7 +100,7 @@ class StreamMemory:
         if len(span) > limit * len(frames):
             raise ValueError(
                 f"frames at {format_seconds(frames[-1].pts_seconds)} take {len(span) / len(frames):.1f} tokens each, "
-                f"but {self.adapter.name!r} allows {limit}; let the stream's clock start near 0"
+                f"but {self.adapter.name!r} allows {limit}; give fewer, or times nearer to 0"
             )
         return span
 
@@ -225,6 +235,7 @@ class StreamMemory:
         """All that a resumed stream needs besides its blocks."""
         state = {
             "source": self.source_name,
+            "source_fingerprint": self._source_fingerprint,
             "next_id": self.pyramid.next_id,
             "moved": dict(self.pyramid.counts),
             "dialogue": list(self.dialogue),
@@ -238,7 +249,9 @@ class StreamMemory:
     def _resume(self, state: dict[str, Any]) -> None:
         """Takes everything back to where the last commit left it."""
         self._check_same("source", state["source"], self.source_name or state["source"])
-        self.source_name = state["source"]
+        if self.source_name is not None and state["source_fingerprint"] != self._source_fingerprint:
+            raise ValueError(f"this memory holds another {self.source_name!r}; give that one, or another memory folder")
+        self.source_name, self._source_fingerprint = state["source"], state["source_fingerprint"]
         self.pyramid.next_id = state["next_id"]
         self.pyramid.counts = Counter(state["moved"])
         self.dialogue.extend(state["dialogue"])

@@ -40,6 +40,8 @@ class Frame:
                 f"a frame's image must be [height, width, 3] uint8 or [tokens, embedding] floating point, "
                 f"got {list(self.image.shape)} {self.image.dtype}"
             )
+        if features and not np.abs(self.image).max() <= np.finfo(np.float32).max:
+            raise ValueError(f"features must be finite in float32, but those at {self.pts_seconds} s are not")
 
     def __repr__(self) -> str:
         return f"Frame({self.pts_seconds:.3f} s, {list(self.image.shape)} {self.image.dtype})"

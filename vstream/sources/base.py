@@ -37,6 +37,7 @@ class Source(ABC):
         duration_seconds: length as the container tells it, None where it does not.
         decoded: decoder outputs so far, all of them, not only the wanted.
         errors: inputs so far that could not be decoded.
+        fingerprint: tells inputs of one name apart, "" where nothing is known.
         max_side: longest side, in pixels, that wanted frames are brought to; frames are never enlarged.
     """
 
@@ -49,6 +50,7 @@ class Source(ABC):
             raise ValueError(f"max_side must be at least 1 pixel, got {max_side}")
         self.name = name
         self.max_side = max_side
+        self.fingerprint = ""
         self.epoch_seconds: float | None = None
         self._resume_after_seconds: float | None = None
         self.decoded = 0

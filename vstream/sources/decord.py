@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vstream.sources.base import Source, fit_image
-from vstream.sources.file import check_file, open_container
+from vstream.sources.file import check_file, head_fingerprint, open_container
 
 CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi")
 """What decord reads right, by FFmpeg's names."""
@@ -35,6 +35,7 @@ class DecordSource(Source):
         path = Path(path)
         super().__init__(path.name, max_side=max_side)
         check_file(path)
+        self.fingerprint = head_fingerprint(path)
         _check_container(path)
         self._error, self._reader = _open_reader(path)
         self._image(0)  # what cannot be decoded at all is refused here

@@ -5,6 +5,7 @@ This module knows nothing of sampling: which frames become RGB is the caller's `
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import chain
@@ -20,6 +21,8 @@ from vstream.sources.base import Source, fitted_size
 
 MAX_REORDER_SECONDS = 1.0
 """A pts further back than this is no B-frame out of place: the file's clock began anew (joined recordings)."""
+
+HEAD_BYTES = 4096
 
 
 class StreamClock:
@@ -77,6 +80,7 @@ class FileSource(Source):
         path = Path(path)
         super().__init__(path.name, max_side=max_side)
         check_file(path)
+        self.fingerprint = head_fingerprint(path)
         self._container = open_container(path)
         try:
             self._stream = video_streams(self._container)[0]
@@ -143,6 +147,12 @@ class FileSource(Source):
         super().close()
         self._decoder.close()  # type: ignore[attr-defined]
         self._container.close()
+
+
+def head_fingerprint(path: Path) -> str:
+    """Of a file's first bytes: a recording that still grows keeps it."""
+    with path.open("rb") as file:
+        return hashlib.sha256(file.read(HEAD_BYTES)).hexdigest()[:16]
 
 
 def check_file(path: Path) -> None:
