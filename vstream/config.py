@@ -51,7 +51,8 @@ class Config:
         selection: one choice of blocks for all layers, or each layer's own.
         positions: blocks placed right before the window, or where they were when encoded (of use only while the stream
             is shorter than the model's trained length).
-        device_bytes, host_bytes, disk_bytes: budgets of the tiers.
+        device_bytes, host_bytes, disk_bytes: budgets of the blocks kept on each tier. The hot window is bounded by
+            `window_tokens`, and running answers by `answer_bytes`; reports of device bytes include both.
         decode_steps: tokens of every running answer before a waiting clip is served.
         answer_bytes: budget of running answers' own keys and values; more questions than fit wait.
         gist_share: part of the memory kept for the condensed level.
