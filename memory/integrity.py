@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vstream.memory.block import Tier
+from vstream.memory.index import time_key
 from vstream.memory.records import Part, num_pages, tensor_bytes
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def _require(condition: bool, complaint: str) -> None:
 
 def _check_index(store: BlockStore) -> None:
     metas = store.metas()
-    order = [(meta.start_seconds, meta.id) for meta in metas]
+    order = [time_key(meta) for meta in metas]
     _require(order == sorted(order), "the index is not in time order")
     _require(sorted(meta.id for meta in metas) == sorted(store.entries), "the time order misses blocks or repeats them")
     for block_id, entry in store.entries.items():
@@ -65,6 +66,11 @@ def _check_slabs(store: BlockStore, ids: set[int]) -> None:
 def _check_budgets(store: BlockStore) -> None:
     charges = sum(entry.charge for entry in store.entries.values())
     _require(charges == store.used_bytes, f"{store.used_bytes} bytes are counted as used, but blocks take {charges}")
+    for level in {entry.meta.level for entry in store.entries.values()}:
+        on_level = [entry for entry in store.entries.values() if entry.meta.level == level]
+        counted = store.num_blocks(level), store.level_bytes(level)
+        found = len(on_level), sum(entry.charge for entry in on_level)
+        _require(counted == found, f"level {level} is counted as {counted} blocks and bytes, but has {found}")
     _require(charges <= store.capacity_bytes, f"{charges} bytes are used of {store.capacity_bytes}")
     for tier, used in store.tier_bytes().items():
         given = store.budgets[tier]

@@ -8,9 +8,8 @@ This module knows nothing of text, models or where the blocks' bytes lie.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from vstream.memory.block import Block, BlockMeta
 from vstream.memory.condense import condense
+from vstream.memory.neighbours import Neighbours
 
 if TYPE_CHECKING:
     from vstream.memory.store import BlockStore
@@ -45,7 +45,8 @@ class Pyramid:
     """Owns which level every block is on, and keeps each level within its budget.
 
     `commit` is the only call that changes memory: a clip's block, every demotion and merge it sets off, and the
-    session's state become one atomic step of the store. What happened is counted in `counts`.
+    session's state become one atomic step of the store. What happened is counted in `counts`. Its cost does not grow
+    with the blocks held, but for the first one after opening, which compares all neighbours.
     """
 
     def __init__(self, store: BlockStore, *, sink_tokens: int, gist_share: float, gist_vision_tokens: int) -> None:
@@ -56,7 +57,8 @@ class Pyramid:
         room = store.capacity_bytes - store.bytes_of(sink_tokens)
         gist_bytes = int(room * gist_share)
         self.levels = (Level(DETAIL, room - gist_bytes, None), Level(GIST, gist_bytes, gist_vision_tokens))
-        self._similarity: dict[tuple[int, int], float] = {}
+        self._neighbours: dict[int, Neighbours] = {}  # by level, less `_pinned`; empty: to be taken from the store
+        self._pinned: set[int] = set()
 
     def take_id(self) -> int:
         """A block id never used before in this memory."""
@@ -71,24 +73,52 @@ class Pyramid:
         Args:
             block: new, on the first level (or the sink).
             state: the session's state, asked for once the outcome is known.
-            pinned: ids that must stay as they are (the hot window).
+            pinned: ids of blocks that must stay as they are (the hot window).
         """
         counts = self.counts.copy()
-        step = _Step(self.store, block)
+        step = _Step(self.store)
         try:
+            self._enter(step, block, set(pinned))
             for index, level in enumerate(self.levels):
                 while step.bytes_on(level.number) > level.budget_bytes:
-                    self._make_room(step, index, pinned)
+                    self._make_room(step, index)
             self.store.commit(list(step.added.values()), sorted(step.removed), state())
         except BaseException:
             self.counts = counts
+            self._neighbours = {}
             raise
-        self._similarity = {(a, b): s for (a, b), s in self._similarity.items() if a in self.store and b in self.store}
 
-    def _make_room(self, step: _Step, index: int, pinned: Collection[int]) -> None:
-        """Demotes one block of a level, or merges two on the last."""
-        metas = [meta for meta in step.metas_on(self.levels[index].number) if meta.id not in pinned]
-        pair = self._most_similar(step, metas)
+    def _enter(self, step: _Step, block: Block, pinned: set[int]) -> None:
+        """Adds the new block, and makes candidates of all blocks but the pinned."""
+        if not self._neighbours:
+            self._compare_all()
+        step.add(block)
+        left_out = self._pinned | {block.meta.id}
+        for block_id in left_out - pinned:
+            self._offer(step, step.meta(block_id))
+        for block_id in pinned - left_out:
+            self._withdraw(step, step.meta(block_id))
+        self._pinned = pinned
+
+    def _compare_all(self) -> None:
+        """Takes every level's neighbours from the store, where nothing is pinned."""
+        self._pinned = set()
+        for level in self.levels:
+            self._neighbours[level.number] = neighbours = Neighbours()
+            neighbours.add(self.store.metas_on(level.number), self.store.representatives.rows)
+
+    def _offer(self, step: _Step, meta: BlockMeta) -> None:
+        if meta.level in self._neighbours:  # the sink is on none
+            self._neighbours[meta.level].add([meta], step.representatives)
+
+    def _withdraw(self, step: _Step, meta: BlockMeta) -> None:
+        if meta.level in self._neighbours:
+            self._neighbours[meta.level].remove(meta, step.representatives)
+
+    def _make_room(self, step: _Step, index: int) -> None:
+        """Demotes one block of a level, the earlier of the most similar neighbours, or merges the two on the last."""
+        pair = [step.meta(block_id) for block_id in self._neighbours[self.levels[index].number].most_similar()]
+        assert pair, "the level's budget must hold the hot window and one clip more"
         if index + 1 < len(self.levels):
             self._replace(step, pair[:1], self.levels[index + 1])
             self.counts["demoted"] += 1
@@ -99,70 +129,62 @@ class Pyramid:
 
     def _replace(self, step: _Step, metas: list[BlockMeta], level: Level) -> None:
         """Puts one condensed block in the place of some."""
-        blocks = [step.block(meta) for meta in metas]
         limit = level.max_vision_tokens
         assert limit is not None, "nothing is demoted to the first level"
+        blocks = [step.block(meta.id) for meta in metas]
         merged = condense(blocks, block_id=self.take_id(), level=level.number, max_vision_tokens=limit)
-        step.replace(metas, merged)
-
-    def _most_similar(self, step: _Step, metas: list[BlockMeta]) -> list[BlockMeta]:
-        """The most similar neighbours in time (the earliest such pair), or the only block there is."""
-        assert metas, "the level's budget must hold the hot window and one clip more"
-        pairs = list(pairwise(metas))
-        if not pairs:
-            return metas
-        first, second = max(pairs, key=lambda pair: self._pair_similarity(step, pair[0].id, pair[1].id))
-        return [first, second]
-
-    def _pair_similarity(self, step: _Step, first: int, second: int) -> float:
-        """Cosine of two blocks' representatives, remembered while both exist."""
-        if (first, second) not in self._similarity:
-            a, b = step.representative(first).float(), step.representative(second).float()
-            self._similarity[first, second] = float(torch.cosine_similarity(a.flatten(), b.flatten(), dim=0))
-        return self._similarity[first, second]
+        for meta in metas:
+            self._withdraw(step, meta)
+            step.remove(meta.id)
+        step.add(merged)
+        self._offer(step, merged.meta)
 
 
 class _Step:
     """What the store will hold if the step is committed: its blocks, less `removed`, plus `added`."""
 
-    def __init__(self, store: BlockStore, block: Block) -> None:
-        self._store = store
-        self.added: dict[int, Block] = {block.meta.id: block}
+    def __init__(self, store: BlockStore) -> None:
+        self.added: dict[int, Block] = {}
         self.removed: set[int] = set()
-        self._metas = {meta.id: meta for meta in [*store.metas(), block.meta]}
+        self._store = store
+        self._more_bytes: Counter[int] = Counter()  # by level
 
-    def metas_on(self, level: int) -> list[BlockMeta]:
-        """A level's blocks in time order."""
-        found = [meta for meta in self._metas.values() if meta.level == level]
-        return sorted(found, key=lambda meta: (meta.start_seconds, meta.id))
+    def add(self, block: Block) -> None:
+        """Puts a block in."""
+        self.added[block.meta.id] = block
+        self._more_bytes[block.meta.level] += self._bytes(block)
+
+    def remove(self, block_id: int) -> None:
+        """Takes a block away."""
+        level, block = self.meta(block_id).level, self.added.pop(block_id, None)
+        self._more_bytes[level] -= self._bytes(block) if block else self._store.charged_bytes(block_id)
+        if block is None:
+            self.removed.add(block_id)
 
     def bytes_on(self, level: int) -> int:
         """What a level's blocks take at home."""
-        return sum(self._bytes(meta) for meta in self._metas.values() if meta.level == level)
+        return self._store.level_bytes(level) + self._more_bytes[level]
 
-    def _bytes(self, meta: BlockMeta) -> int:
-        if meta.id in self.added:
-            return self._store.bytes_of(meta.num_tokens, len(self.added[meta.id].picture))
-        return self._store.charged_bytes(meta.id)
+    def meta(self, block_id: int) -> BlockMeta:
+        """A block's metadata."""
+        return self.added[block_id].meta if block_id in self.added else self._store.meta(block_id)
 
-    def representative(self, block_id: int) -> Tensor:
-        """[L, K, D] float16."""
+    def block(self, block_id: int) -> Block:
+        """A block with its tensors."""
+        if block_id in self.added:
+            return self.added[block_id]
+        store = self._store
+        kv, picture = store.gather([block_id]), store.picture(block_id)
+        return Block(store.meta(block_id), kv, self._representative(block_id), picture)
+
+    def representatives(self, ids: Sequence[int]) -> Tensor:
+        """Those of some blocks, [L, K, B, D] float16."""
+        return torch.stack([self._representative(block_id) for block_id in ids], dim=2)
+
+    def _representative(self, block_id: int) -> Tensor:
         if block_id in self.added:
             return self.added[block_id].representative
         return self._store.representatives.rows([block_id])[:, :, 0]
 
-    def block(self, meta: BlockMeta) -> Block:
-        """A block with its tensors."""
-        if meta.id in self.added:
-            return self.added[meta.id]
-        kv, picture = self._store.gather([meta.id]), self._store.picture(meta.id)
-        return Block(meta, kv, self.representative(meta.id), picture)
-
-    def replace(self, metas: list[BlockMeta], merged: Block) -> None:
-        """Takes blocks away and puts one in."""
-        for meta in metas:
-            del self._metas[meta.id]
-            if self.added.pop(meta.id, None) is None:
-                self.removed.add(meta.id)
-        self._metas[merged.meta.id] = merged.meta
-        self.added[merged.meta.id] = merged
+    def _bytes(self, block: Block) -> int:
+        return self._store.bytes_of(block.meta.num_tokens, len(block.picture))

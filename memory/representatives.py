@@ -59,8 +59,7 @@ class RepresentativeTable:
             table = self.table.new_empty(layers, heads, grown, dim)
         table[:, :, :rows] = self.table
         self.table = table
-        for row in range(rows, grown):
-            heapq.heappush(self._free, row)
+        self._free.extend(range(rows, grown))  # above all others, so it is still a heap
 
     def add(self, block_id: int, representative: Tensor) -> None:
         """Keep a block's representative [L, K, D]."""

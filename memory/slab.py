@@ -90,19 +90,17 @@ class Slab:
 
     def shrink(self, keep: Container[int], limit_slots: int) -> None:
         """Forget least recently used blocks, none of `keep`, until at most `limit_slots` are used or no more may go."""
+        if self.used_slots <= limit_slots:
+            return
         for block_id in self.ids:
             if self.used_slots > limit_slots and block_id not in keep:
                 self.forget(block_id)
 
     def write(self, block_id: int, kv: Tensor) -> None:
         """Copy a block's kv [L, 2, K, N, D], from any device, into free slots."""
-        num_tokens = kv.shape[3]
-        count = slots_for(num_tokens, self.slot_tokens)
-        padding = count * self.slot_tokens - num_tokens
-        padded = torch.nn.functional.pad(kv, (0, 0, 0, padding))
-        padded = padded.view(*kv.shape[:3], count, self.slot_tokens, kv.shape[4])  # [L, 2, K, S, P, D]
-        whole = padded.permute(0, 3, 1, 2, 4, 5).to(self.data.device)
-        self.data[:, self._index(self._take(block_id, num_tokens))] = whole
+        slots, here = self._take(block_id, kv.shape[3]), kv.to(self.data.device)
+        for slot, part in zip(slots, torch.split(here, self.slot_tokens, dim=3), strict=True):
+            self.data[:, slot, :, :, : part.shape[3]] = part  # [L, 2, K, P, D]
 
     def copy_from(self, other: Slab, block_id: int) -> None:
         """Copy a block that lies in `other`, of the same slot size, into free slots here."""

@@ -2,17 +2,16 @@
 
 Every block lives at its *home*, the lowest tier that has a budget; the tiers above are write-through caches of it whose
 eviction is only forgetting. So the capacity is the home's, no eviction loses anything, and "acknowledged is durable" is
-one transaction. This module knows nothing of levels, scores or models. One thread at a time may use a store.
+one transaction. This module knows nothing of scores or models, nor what a level means. One thread at a time may use a
+store.
 """
 
 from __future__ import annotations
 
 import tempfile
-from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -23,24 +22,10 @@ from vstream.memory import integrity
 from vstream.memory.block import Block, BlockMeta, BlockShape, Tier
 from vstream.memory.budget import Budgets
 from vstream.memory.disk import DiskTier
+from vstream.memory.index import BlockIndex, Entry
 from vstream.memory.records import meta_bytes, own
 from vstream.memory.representatives import RepresentativeTable
 from vstream.memory.tiers import Tiers
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What the store's index knows of a block.
-
-    Attributes:
-        meta: its metadata, on the CPU.
-        picture_bytes: length of its picture.
-        charge: bytes it counts at home.
-    """
-
-    meta: BlockMeta
-    picture_bytes: int
-    charge: int
 
 
 class BlockStore:
@@ -51,7 +36,7 @@ class BlockStore:
 
     Attributes:
         home: the tier where every block lives.
-        entries: the index, by block id.
+        index: every block's metadata, and totals.
         slabs: home or cache slab by tier, where it has slots.
         disk: the disk tier, if it is the home.
         pictures: by block id, where the home is not the disk.
@@ -95,11 +80,9 @@ class BlockStore:
         self._budgets = Budgets(shape, tiers, max_block_tokens, slot_tokens, max_state_bytes)
         self.shape, self.device, self.home = shape, device, self._budgets.home
         self.durable = folder is not None
-        self.entries: dict[int, Entry] = {}
+        self.index = BlockIndex()
         self.pictures: dict[int, bytes] = {}
-        self._order: list[tuple[float, int]] = []
         self._state: bytes | None = None
-        self._used = self._index_bytes = 0
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self.disk = self._open_disk(folder, identity)
         self._tiers = Tiers(self._budgets, device=device, disk=self.disk)
@@ -122,12 +105,20 @@ class BlockStore:
     @property
     def used_bytes(self) -> int:
         """What all blocks together are charged at home."""
-        return self._used
+        return self.index.used_bytes
 
     @property
     def index_bytes(self) -> int:
         """RAM that the blocks' metadata take and, where the home is not the disk, their pictures."""
-        return self._index_bytes
+        return self.index.ram_bytes
+
+    def level_bytes(self, level: int) -> int:
+        """What a level's blocks are charged at home."""
+        return self.index.level_bytes(level)
+
+    def num_blocks(self, level: int) -> int:
+        """How many blocks a level has."""
+        return self.index.num_blocks(level)
 
     def bytes_of(self, num_tokens: int, picture_bytes: int = 0) -> int:
         """What a block is charged at home, its metadata, representative and picture included."""
@@ -135,20 +126,26 @@ class BlockStore:
 
     def charged_bytes(self, block_id: int) -> int:
         """What a stored block is charged at home."""
-        return self._entry(block_id).charge
+        return self.index.entry(block_id).charge
 
     def fits(self, add_bytes: int, remove: Collection[int] = ()) -> bool:
         """Whether blocks charged `add_bytes` can be committed while the blocks `remove` leave."""
-        return self._used + add_bytes - sum(self.charged_bytes(block_id) for block_id in remove) <= self.capacity_bytes
+        freed = sum(self.charged_bytes(block_id) for block_id in remove)
+        return self.used_bytes + add_bytes - freed <= self.capacity_bytes
 
     def tier_bytes(self) -> dict[Tier, int]:
         """Bytes in use: device with all representatives, host with the index, disk as the file's size."""
         slabs = {tier: slab.used_bytes for tier, slab in self.slabs.items()}
         return {
             Tier.DEVICE: slabs.get(Tier.DEVICE, 0) + self.representatives.nbytes,
-            Tier.HOST: slabs.get(Tier.HOST, 0) + self._index_bytes,
+            Tier.HOST: slabs.get(Tier.HOST, 0) + self.index_bytes,
             Tier.DISK: self.disk.file_bytes if self.disk else 0,
         }
+
+    @property
+    def entries(self) -> dict[int, Entry]:
+        """What the index knows of each block, by block id."""
+        return self.index.entries
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -158,11 +155,15 @@ class BlockStore:
 
     def metas(self) -> list[BlockMeta]:
         """All blocks' metadata in time order."""
-        return [self.entries[block_id].meta for _, block_id in self._order]
+        return self.index.metas()
+
+    def metas_on(self, level: int) -> list[BlockMeta]:
+        """A level's blocks' metadata in time order."""
+        return [meta for meta in self.metas() if meta.level == level]
 
     def meta(self, block_id: int) -> BlockMeta:
         """One block's metadata."""
-        return self._entry(block_id).meta
+        return self.index.entry(block_id).meta
 
     @property
     def state(self) -> bytes | None:
@@ -171,7 +172,7 @@ class BlockStore:
 
     def picture(self, block_id: int) -> bytes:
         """A block's JPEG, b"" if it has none."""
-        if not self._entry(block_id).picture_bytes:
+        if not self.index.entry(block_id).picture_bytes:
             return b""
         return self.disk.picture(block_id) if self.disk else self.pictures[block_id]
 
@@ -194,7 +195,7 @@ class BlockStore:
         for block_id in remove:
             self._remove(block_id)
         for block in add:
-            self._index(own(block.meta), len(block.picture), block.representative)
+            self._add(own(block.meta), len(block.picture), block.representative)
             if not self.disk and block.picture:
                 self.pictures[block.meta.id] = block.picture
             self._tiers.put(block.meta.id, block.kv)
@@ -285,15 +286,11 @@ class BlockStore:
             self._budgets.check_holds(sizes, f"the memory in {self.disk.folder}")
             self.representatives.reserve(len(found))
             for stored in found:
-                self._index(stored.meta, stored.picture_bytes, stored.representative)
+                self._add(stored.meta, stored.picture_bytes, stored.representative)
             self._state = self.disk.state
         except BaseException:
             self.close()
             raise
-
-    def _entry(self, block_id: int) -> Entry:
-        assert block_id in self.entries, f"there is no block {block_id}"
-        return self.entries[block_id]
 
     def _check_commit(self, add: Sequence[Block], remove: Sequence[int], state: bytes, add_bytes: int) -> None:
         new = [block.meta.id for block in add]
@@ -309,26 +306,19 @@ class BlockStore:
             assert block.kv.dtype == self.shape.dtype, f"{block} in a store of {self.shape}"
             assert 0 < block.meta.num_tokens <= self._budgets.max_block_tokens, f"{block} is empty or too large"
         assert len(state) <= self._budgets.max_state_bytes, f"a state of {len(state)} bytes is too large"
-        assert self.fits(add_bytes, remove), f"{add_bytes} bytes more do not fit: {self._used} of {self.capacity_bytes}"
+        full = f"{add_bytes} bytes more do not fit: {self.used_bytes} of {self.capacity_bytes}"
+        assert self.fits(add_bytes, remove), full
 
-    def _index(self, meta: BlockMeta, picture_bytes: int, representative: Tensor) -> None:
-        self.entries[meta.id] = Entry(meta, picture_bytes, self.bytes_of(meta.num_tokens, picture_bytes))
-        insort(self._order, (meta.start_seconds, meta.id))
+    def _add(self, meta: BlockMeta, picture_bytes: int, representative: Tensor) -> None:
+        ram_bytes = meta_bytes(meta.num_tokens) + (0 if self.disk else picture_bytes)
+        self.index.add(Entry(meta, picture_bytes, self.bytes_of(meta.num_tokens, picture_bytes), ram_bytes))
         self.representatives.add(meta.id, representative)
-        self._used += self.entries[meta.id].charge
-        self._index_bytes += self._ram_bytes(self.entries[meta.id])
 
     def _remove(self, block_id: int) -> None:
-        entry = self.entries.pop(block_id)
-        del self._order[bisect_left(self._order, (entry.meta.start_seconds, block_id))]
+        self.index.remove(block_id)
         self.representatives.remove(block_id)
         self.pictures.pop(block_id, None)
         self._tiers.forget(block_id)
-        self._used -= entry.charge
-        self._index_bytes -= self._ram_bytes(entry)
-
-    def _ram_bytes(self, entry: Entry) -> int:
-        return meta_bytes(entry.meta.num_tokens) + (0 if self.disk else entry.picture_bytes)
 
     def _gather(self, layers: range, ids: Sequence[int], lengths: Sequence[int] | None) -> Tensor:
         tokens = {block_id: self.meta(block_id).num_tokens for block_id in ids}

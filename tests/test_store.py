@@ -78,7 +78,7 @@ class Walk:
 
     def commit(self):
         count = self.random.randint(0, 2)
-        add = [make_block(self.next_id + i, shape=self.store.shape) for i in range(count)]
+        add = [make_block(self.next_id + i, shape=self.store.shape, level=2 * i) for i in range(count)]
         self.next_id += count
         free = [block_id for block_id in self.model if block_id not in self.pinned]
         self.random.shuffle(free)
@@ -126,6 +126,11 @@ class Walk:
         assert {i: store.picture(i) for i in model} == {i: block.picture for i, block in model.items()}
         assert store.used_bytes == sum(charge_of(store, block) for block in model.values()) <= store.capacity_bytes
         assert store.state == self.state
+        for level in (0, 2):
+            on_level = [block for block in in_order if block.meta.level == level]
+            assert [meta.id for meta in store.metas_on(level)] == [block.meta.id for block in on_level]
+            assert store.num_blocks(level) == len(on_level)
+            assert store.level_bytes(level) == sum(charge_of(store, block) for block in on_level)
         rows = store.representatives.rows([block.meta.id for block in in_order])
         assert rows.shape[2] == len(store) == len(model)
         if in_order:
@@ -316,7 +321,11 @@ def drop_entry(store):
 
 
 def miscount(store):
-    store._used += 1
+    store.index.used_bytes += 1
+
+
+def miscount_level(store):
+    store.index._level_bytes[store.meta(1).level] += 1
 
 
 def lose_pin(store):
@@ -373,6 +382,7 @@ DAMAGES = {
     keep_stray: (r"holds blocks \[99\]", False),
     drop_entry: (r"disagree about blocks \[1\]", False),
     miscount: ("are counted as used", False),
+    miscount_level: ("level 0 is counted as", False),
     lose_pin: ("pinned that does not exist", False),
     lose_row: (r"representatives and index disagree about blocks \[1\]", False),
     alter_row: ("not the one on disk", True),
