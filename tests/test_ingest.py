@@ -168,6 +168,36 @@ def test_a_clip_closes_early_where_a_hole_follows():
     assert [frame.pts_seconds for frame in ingest.open_frames()] == [20]
 
 
+def test_a_clip_closes_early_where_the_wall_clock_changes():
+    """A camera that reconnected: no clip has frames of two epochs, taken late or not, and each keeps its own."""
+
+    class Reconnecting(ListSource):
+        def _pictures(self):
+            for seconds, picture in super()._pictures():
+                self.epoch_seconds = {0: None, 1: 1e9}.get(int(seconds), 2e9)
+                yield seconds, picture
+
+    times = [0.0, 0.5, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0]
+    ingest = make(Reconnecting(times))
+    ingest.pump(99)
+    assert ingest.source.epoch_seconds == 2e9, "the source is far ahead of the worker"
+    taken = []
+    while clip := ingest.take_clip():
+        taken.append((times_of(clip), clip.epoch_seconds))
+        ingest.commit(clip)
+    assert taken == [(times[:2], None), (times[2:6], 1e9), (times[6:7], 1e9), (times[7:], 2e9)]
+
+
+def test_the_open_frames_are_of_one_wall_clock():
+    source = ListSource([0.0, 0.5, 1.0])
+    ingest = make(source)
+    for epoch_seconds in (1e9, 1e9, 2e9):
+        source.epoch_seconds = epoch_seconds
+        ingest.pump(1)
+    assert [frame.pts_seconds for frame in ingest.open_frames()] == [1.0]
+    assert times_of(ingest.take_clip()) == [0.0, 0.5]
+
+
 def test_sampling_slower_than_the_gap_makes_no_holes():
     assert drain(make(ListSource([0.0, 30.0, 60.0, 90.0]), fps=1 / 30)) == [[0, 30, 60, 90]]
 

@@ -23,7 +23,7 @@ from videos import (
     write_video,
 )
 
-from vstream.sources import DecordSource, DirectorySource, FileSource, PushSource, Source, open_source
+from vstream.sources import CameraSource, DecordSource, DirectorySource, FileSource, PushSource, Source, open_source
 from vstream.sources.base import fit_image, fitted_size
 from vstream.sources.file import StreamClock
 from vstream.types import Frame
@@ -93,6 +93,8 @@ def test_every_frame_comes_once_at_the_time_it_shows(name, reader, videos):
     assert (source.decoded, source.errors, source.warning) == (len(times), 0, None)
     assert source.duration_seconds == pytest.approx(times[-1], abs=0.5)
     assert (source.name, source.is_live, source.epoch_seconds) == (path.name, False, None)
+    assert {frame.epoch_seconds for frame in frames} == {None}
+    assert (source.state, source.gaps, source.num_gaps) == ("", (), 0)
 
 
 def test_the_videos_are_as_hard_as_they_claim(videos):
@@ -333,9 +335,9 @@ def test_odd_file_names_are_no_urls_or_patterns(folder, videos):
         assert len(all_frames(open_source(path, max_side=64))) == 40
 
 
-@pytest.mark.parametrize("url", ["rtsp://user:secret@camera/1", "http://host/a.mp4", "file:///tmp/a.mp4"])
-def test_urls_are_refused_without_showing_credentials(url):
-    with pytest.raises(ValueError, match=rf"^{url.split(':')[0]}:// is not supported yet") as caught:
+@pytest.mark.parametrize("url", ["http://user:secret@host/a.mp4", "RTMP://user:secret@host/1", "file:///tmp/a.mp4"])
+def test_other_urls_are_refused_without_showing_credentials(url):
+    with pytest.raises(ValueError, match=rf"^{url.split(':')[0]}:// is not supported: give a file, a fol") as caught:
         open_source(url, max_side=640)
     assert "secret" not in str(caught.value)
 
@@ -350,6 +352,9 @@ def test_open_source_chooses(tmp_path, videos):
         assert isinstance(source, FileSource)
     with open_with("decord", videos["h264-mp4"][0]) as source:
         assert isinstance(source, DecordSource)
+    for camera in ("rtsp://host/stream", "webcam:0", "/dev/video0", "lavfi:testsrc2,realtime"):
+        with open_source(camera, max_side=640) as source:
+            assert isinstance(source, CameraSource)
     with pytest.raises(ValueError, match="reader must be one of av, decord, got 'opencv'"):
         open_source(videos["h264-mp4"][0], max_side=640, reader="opencv")
     with pytest.raises(ValueError, match="max_side must be at least 1 pixel, got 0"):
@@ -480,7 +485,9 @@ def test_pushed_times_are_the_time_since_the_first_push():
     time.sleep(0.05)
     source.push(picture(1))
     source.end()
-    times = [frame.pts_seconds for frame in source.frames(lambda pts_seconds: True)]
+    frames = list(source.frames(lambda pts_seconds: True))
+    times = [frame.pts_seconds for frame in frames]
+    assert {frame.epoch_seconds for frame in frames} == {source.epoch_seconds}
     assert times[0] == 0
     assert 0.05 <= times[1] < 2
     assert before <= source.epoch_seconds <= time.time()

@@ -1,5 +1,6 @@
 """The values that flow through vstream check themselves."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from vstream.memory.block import BlockMeta, prefix_until
 from vstream.models.random import RandomLlama
-from vstream.types import Clip, Frame, TokenSpan, format_seconds, parse_seconds
+from vstream.types import Clip, Frame, Gap, TokenSpan, format_seconds, parse_seconds
 
 RED = np.full((4, 6, 3), (255, 0, 0), dtype=np.uint8)
 
@@ -98,8 +99,8 @@ def test_pictures_and_features_are_taken(image):
 
 
 def test_a_clip_spans_its_frames():
-    clip = Clip([Frame(1.5, RED), Frame(2.0, RED), Frame(4.25, RED)], epoch_seconds=1.7e9)
-    assert (clip.start_seconds, clip.end_seconds) == (1.5, 4.25)
+    clip = Clip([Frame(seconds, RED, 1.7e9) for seconds in (1.5, 2.0, 4.25)])
+    assert (clip.start_seconds, clip.end_seconds, clip.epoch_seconds) == (1.5, 4.25, 1.7e9)
     assert repr(clip) == "Clip(3 frames, 1.500..4.250 s)"
 
 
@@ -112,6 +113,33 @@ def test_frame_times_rise(times):
 def test_a_clip_is_never_empty():
     with pytest.raises(AssertionError, match="at least one frame"):
         Clip([])
+
+
+def test_a_clip_has_one_wall_clock():
+    assert Clip([Frame(1.0, RED), Frame(2.0, RED)]).epoch_seconds is None
+    for epochs in [(1.7e9, 1.8e9), (None, 1.7e9)]:
+        with pytest.raises(AssertionError, match="a clip has one wall clock"):
+            Clip([Frame(float(k), RED, epoch) for k, epoch in enumerate(epochs)])
+
+
+def test_a_gap_is_stored_as_json_and_read_back():
+    gap = Gap(1.25, 7.5, "connection refused")
+    assert Gap.from_plain(json.loads(json.dumps(gap.to_plain()))) == gap
+    assert repr(gap) == "Gap(1.250..7.500 s, connection refused)"
+
+
+@pytest.mark.parametrize("times", [(2.0, 2.0), (3.0, 2.0), (-1.0, 2.0), (0.0, float("inf")), (float("nan"), 1.0)])
+def test_a_gap_lies_between_two_times(times):
+    with pytest.raises(ValueError, match=f"a gap lies between two finite times >= 0, got {times[0]} and {times[1]}"):
+        Gap(*times, "stalled")
+
+
+@pytest.mark.parametrize(
+    "plain", [{}, {"start_seconds": 1, "end_seconds": 2}, {"start_seconds": 1, "end_seconds": 2, "reason": 3}]
+)
+def test_what_is_no_stored_gap_is_refused(plain):
+    with pytest.raises(ValueError, match="a stored gap has start_seconds, end_seconds and a reason, got"):
+        Gap.from_plain(plain)
 
 
 # Token spans ----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Literal, NamedTuple
 
 from vstream.sampling import Counters, Sampler
@@ -32,8 +32,8 @@ class Ingest:
     """A bounded queue of sampled frames between one reading thread and one worker.
 
     Clips are `clip_frames` consecutive frames of the queue. A clip is shorter where the next frame comes more than
-    `max_gap_seconds` (or two sampling intervals) later, and at the end of the stream. With the policy "block" the clips
-    depend on the source alone, not on who was faster.
+    `max_gap_seconds` (or two sampling intervals) later, or has another `epoch_seconds` (a camera that reconnected), and
+    at the end of the stream. With the policy "block" the clips depend on the source alone, not on who was faster.
 
     The worker takes one clip at a time: `take_clip`, then `commit` or `release`. All methods but `pump`, `start` and
     `stop` are safe from any thread. The ingest owns its source and closes it in `stop`.
@@ -278,14 +278,19 @@ class Ingest:
 
     def _clip_length(self, start: int, flush: bool = False) -> int:
         """Frames in the clip that begins at place `start` of the queue; 0 if it is not complete, unless to `flush`."""
-        times = [queued.frame.pts_seconds for queued in islice(self._waiting, start, start + self._clip_frames)]
-        for index in range(1, len(times)):
-            if times[index] - times[index - 1] > self._max_gap_seconds:
-                return index
-        return len(times) if flush or self._ended or len(times) == self._clip_frames else 0
+        frames = [queued.frame for queued in islice(self._waiting, start, start + self._clip_frames)]
+        for index, (frame, following) in enumerate(pairwise(frames)):
+            if not self._belong_together(frame, following):
+                return index + 1
+        return len(frames) if flush or self._ended or len(frames) == self._clip_frames else 0
+
+    def _belong_together(self, frame: Frame, following: Frame) -> bool:
+        """Whether a clip may hold both."""
+        near = following.pts_seconds - frame.pts_seconds <= self._max_gap_seconds
+        return near and frame.epoch_seconds == following.epoch_seconds
 
     def _as_clip(self, entries: Sequence[_Queued]) -> Clip:
-        return Clip(tuple(queued.frame for queued in entries), self.source.epoch_seconds)
+        return Clip(tuple(queued.frame for queued in entries))
 
     def _check_in_flight(self, clip: Clip, skipped: int) -> None:
         assert clip is self._clip, f"{clip} is not in flight, {self._clip} is"

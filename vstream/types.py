@@ -1,14 +1,14 @@
-"""The values that flow through vstream: frames, clips and token spans.
+"""The values that flow through vstream: frames, clips, gaps and token spans.
 
 This module knows nothing of models, memory or threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -25,10 +25,13 @@ class Frame:
         pts_seconds: seconds since the stream's start, never negative.
         image: [height, width, 3] uint8 RGB, upright. A program that already has features may put
             [tokens, embedding] floating point here, for adapters that accept it.
+        epoch_seconds: wall-clock (Unix) time of the stream's zero, as it was known when the frame was taken; None where
+            unknown. The frame's own wall-clock time is `epoch_seconds + pts_seconds`.
     """
 
     pts_seconds: float
     image: npt.NDArray[np.uint8] | npt.NDArray[np.floating]
+    epoch_seconds: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.pts_seconds < float("inf"):
@@ -52,17 +55,22 @@ class Clip:
     """Consecutive frames that are encoded together and become one block.
 
     Attributes:
-        frames: at least one, in rising `pts_seconds`.
-        epoch_seconds: wall-clock (Unix) time of the stream's zero, None where unknown.
+        frames: at least one, in rising `pts_seconds`, all of one `epoch_seconds`.
     """
 
     frames: Sequence[Frame]
-    epoch_seconds: float | None = None
 
     def __post_init__(self) -> None:
         times = [frame.pts_seconds for frame in self.frames]
         assert times, "a clip has at least one frame"
         assert all(a < b for a, b in pairwise(times)), f"frame times must rise, got {times}"
+        epochs = {frame.epoch_seconds for frame in self.frames}
+        assert len(epochs) == 1, f"a clip has one wall clock, got {sorted(map(str, epochs))}"
+
+    @property
+    def epoch_seconds(self) -> float | None:
+        """Wall-clock (Unix) time of the stream's zero, None where unknown."""
+        return self.frames[0].epoch_seconds
 
     @property
     def start_seconds(self) -> float:
@@ -76,6 +84,44 @@ class Clip:
 
     def __repr__(self) -> str:
         return f"Clip({len(self.frames)} frames, {self.start_seconds:.3f}..{self.end_seconds:.3f} s)"
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A stretch of stream time in which a live source was not seen.
+
+    Attributes:
+        start_seconds: time of the last frame before it.
+        end_seconds: time of the first frame after it.
+        reason: one phrase for people, without credentials: "stalled", "connection refused", "not watching" ...
+
+    Raises:
+        ValueError: if the times are not finite, or do not rise from 0.
+    """
+
+    start_seconds: float
+    end_seconds: float
+    reason: str
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start_seconds < self.end_seconds < float("inf"):
+            raise ValueError(
+                f"a gap lies between two finite times >= 0, got {self.start_seconds} and {self.end_seconds}"
+            )
+
+    def to_plain(self) -> dict[str, Any]:
+        """Numbers and text under the attributes' names, as JSON holds them."""
+        return asdict(self)
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Self:
+        """The gap that `to_plain` wrote. Raises `ValueError` for anything else."""
+        if set(plain) != {"start_seconds", "end_seconds", "reason"} or not isinstance(plain["reason"], str):
+            raise ValueError(f"a stored gap has start_seconds, end_seconds and a reason, got {dict(plain)}")
+        return cls(float(plain["start_seconds"]), float(plain["end_seconds"]), plain["reason"])
+
+    def __repr__(self) -> str:
+        return f"Gap({self.start_seconds:.3f}..{self.end_seconds:.3f} s, {self.reason})"
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Where frames come from: files, folders of pictures, and programs that push them.
+"""Where frames come from: files, folders of pictures, cameras, and programs that push them.
 
 `open_source` chooses. Sources know nothing of sampling, queues or models; a new one is one file with one subclass of
 `Source` and one line here.
@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Literal
 
 from vstream.sources.base import Source
+from vstream.sources.camera import CameraSource
+from vstream.sources.camera_address import camera_address
 from vstream.sources.decord import DecordSource
 from vstream.sources.directory import DirectorySource
 from vstream.sources.file import FileSource
 from vstream.sources.push import PushSource
 
-__all__ = ["DecordSource", "DirectorySource", "FileSource", "PushSource", "Source", "open_source"]
+__all__ = ["CameraSource", "DecordSource", "DirectorySource", "FileSource", "PushSource", "Source", "open_source"]
 
 _FILE_READERS: dict[str, Callable[..., Source]] = {"av": FileSource, "decord": DecordSource}
 
@@ -28,14 +30,17 @@ def open_source(
     max_side: int,
     reader: Literal["av", "decord"] = "av",
     directory_fps: float = 1.0,
+    transport: Literal["tcp", "udp"] = "tcp",
 ) -> Source:
-    """Opens what a user names: a video file, a folder of pictures, or a source that is open already.
+    """Opens what a user names: a video file, a folder of pictures, a camera, or a source that is open already.
 
     Args:
-        source: a path, or a `Source`, which is given back as it is.
+        source: a path; a camera (`rtsp://`, `rtsps://`, `webcam:0`, `/dev/video0`, or `lavfi:GRAPH`, a synthetic one to
+            try things out); or a `Source`, which is given back as it is. A camera need not be there yet.
         max_side: longest side, in pixels, that frames are brought to; frames are never enlarged.
         reader: what reads files: "av" (PyAV), or "decord" (extra `decord`).
         directory_fps: pictures of a folder per second of stream time.
+        transport: how an RTSP camera sends: "tcp" loses nothing, "udp" may.
 
     Raises:
         ValueError: if the input is not of a supported kind or cannot be read.
@@ -45,9 +50,14 @@ def open_source(
         return source
     if reader not in _FILE_READERS:
         raise ValueError(f"reader must be one of {', '.join(_FILE_READERS)}, got {reader!r}")
+    address = camera_address(str(source), transport=transport)
+    if address is not None:
+        return CameraSource(address, max_side=max_side)
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", str(source))
     if scheme:
-        raise ValueError(f"{scheme[1]}:// is not supported yet: give a file or a folder, cameras will follow")
+        raise ValueError(
+            f"{scheme[1]}:// is not supported: give a file, a folder, rtsp://host/path, webcam:0 or /dev/video0"
+        )
     path = Path(source)
     if path.is_dir():
         return DirectorySource(path, max_side=max_side, directory_fps=directory_fps)

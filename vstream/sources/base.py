@@ -6,6 +6,7 @@ and converts to RGB only the frames that its caller wants.
 
 from __future__ import annotations
 
+import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -15,7 +16,10 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from vstream.types import Frame
+from vstream.types import Frame, Gap
+
+KEPT_GAPS = 100
+"""How many gaps a source remembers; all are counted."""
 
 
 class Source(ABC):
@@ -28,6 +32,8 @@ class Source(ABC):
       even while it waits for a camera. `close` frees what the source holds, before `frames` began or after it ended.
     * Times are seconds on the stream's own clock, which starts at 0 and only rises. A decoder output whose time does
       not rise is decoded and counted, but not offered.
+    * Every frame carries the `epoch_seconds` that was in force when it was decoded; it may change while a source is
+      read, so no other thread takes it from the source.
     * A source never loses a readable picture by itself; what it cannot read it counts in `errors`.
 
     Attributes:
@@ -37,6 +43,8 @@ class Source(ABC):
         duration_seconds: length as the container tells it, None where it does not.
         decoded: decoder outputs so far, all of them, not only the wanted.
         errors: inputs so far that could not be decoded.
+        gaps: the newest stretches in which a live source was not seen, at most `KEPT_GAPS`, oldest first.
+        num_gaps: how many there were in all.
         fingerprint: tells inputs of one name apart, "" where nothing is known.
         max_side: longest side, in pixels, that wanted frames are brought to; frames are never enlarged.
     """
@@ -52,9 +60,10 @@ class Source(ABC):
         self.max_side = max_side
         self.fingerprint = ""
         self.epoch_seconds: float | None = None
-        self._resume_after_seconds: float | None = None
         self.decoded = 0
         self.errors = 0
+        self.gaps: tuple[Gap, ...] = ()
+        self.num_gaps = 0
         self._interrupted = threading.Event()
         self._began = False
 
@@ -86,7 +95,16 @@ class Source(ABC):
                 continue
             latest_seconds = pts_seconds
             if wanted(pts_seconds):
-                yield Frame(pts_seconds, self._image(picture))
+                yield Frame(pts_seconds, self._image(picture), self.epoch_seconds)
+
+    def _add_gap(self, gap: Gap) -> None:
+        self.gaps = (*self.gaps, gap)[-KEPT_GAPS:]
+        self.num_gaps += 1
+
+    @property
+    def state(self) -> str:
+        """What the source is doing now, in a few words for people; "" for sources that have nothing to say."""
+        return ""
 
     @property
     def warning(self) -> str | None:
@@ -95,9 +113,20 @@ class Source(ABC):
             return None
         return f"{self.name}: {self.errors} damaged part{'s' * (self.errors > 1)} left out."
 
-    def resume_after(self, seconds: float) -> None:
-        """Told before reading begins that a memory holds all up to this time: a live clock goes on from there."""
-        self._resume_after_seconds = seconds
+    def resume_after(self, seconds: float, wall_seconds: float | None = None) -> None:
+        """Told before reading begins that a memory holds all up to this time: a live clock goes on later than that.
+
+        A source that is not live gives the same frames as ever; its reader knows which it has had.
+
+        Args:
+            seconds: stream time of the newest frame that is remembered.
+            wall_seconds: wall-clock (Unix) time of that frame, None where unknown.
+
+        Raises:
+            ValueError: if a time is not finite.
+        """
+        if not math.isfinite(seconds) or not math.isfinite(wall_seconds or 0.0):
+            raise ValueError(f"a source resumes after finite times, got {seconds} and {wall_seconds}")
 
     def interrupt(self) -> None:
         """Makes `frames` end soon, from any thread, for good."""

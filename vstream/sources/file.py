@@ -13,11 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
-import numpy.typing as npt
-from av.video.reformatter import VideoReformatter
 
-from vstream.sources.base import Source, fitted_size
+from vstream.sources.pyav import PyavSource, video_streams
 
 MAX_REORDER_SECONDS = 1.0
 """A pts further back than this is no B-frame out of place: the file's clock began anew (joined recordings)."""
@@ -65,11 +62,10 @@ class StreamClock:
         return since_zero + self._offset_seconds
 
 
-class FileSource(Source):
+class FileSource(PyavSource):
     """The first video stream of a file.
 
-    Truncated and damaged files give every frame that can be decoded and then end; damaged packets and frames that the
-    decoder marks as corrupt are counted in `errors`. Pixels are taken as square; a mirroring display matrix only turns.
+    Truncated and damaged files give every frame that can be decoded and then end.
 
     Raises:
         ValueError: if the file is a folder, empty, no video, or no frame of it can be decoded.
@@ -87,7 +83,6 @@ class FileSource(Source):
             self._stream.thread_type = "AUTO"
             self._clock = _clock_of(self._stream)
             self.duration_seconds = _duration_seconds(self._container, self._stream)
-            self._reformatter = VideoReformatter()
             self._decoder = self._decode()
             self._first = next(self._decoder, None)
             if self._first is None:
@@ -103,12 +98,9 @@ class FileSource(Source):
 
     def _decode(self) -> Iterator[tuple[float, av.VideoFrame]]:
         for packet in self._packets():
-            for frame in self._decode_packet(packet):
+            for frame in self._decode_packet(self._stream, packet):
                 seconds = self._clock.seconds(frame.pts)
-                if frame.is_corrupt:
-                    self.decoded += 1
-                    self.errors += 1
-                else:
+                if self._is_intact(frame):
                     yield seconds, frame
 
     def _packets(self) -> Iterator[Any]:
@@ -121,19 +113,6 @@ class FileSource(Source):
         except av.FFmpegError:
             self.errors += 1
         yield None
-
-    def _decode_packet(self, packet: Any) -> list[av.VideoFrame]:
-        try:
-            return list(self._stream.codec_context.decode(packet))
-        except av.FFmpegError:
-            self.errors += 1
-            return []
-
-    def _image(self, picture: av.VideoFrame) -> npt.NDArray[np.uint8]:
-        width, height = fitted_size(picture.width, picture.height, self.max_side)
-        rgb = self._reformatter.reformat(picture, width=width, height=height, format="rgb24")
-        quarter_turns = round(picture.rotation / 90)
-        return np.ascontiguousarray(np.rot90(rgb.to_ndarray(), quarter_turns))
 
     @property
     def warning(self) -> str | None:
@@ -185,12 +164,6 @@ def _open_seekable_or_not(url: str) -> av.container.InputContainer:
         return av.open(url, metadata_errors="replace")
     except av.FFmpegError:
         return av.open(url, metadata_errors="replace", options={"seekable": "0"})
-
-
-def video_streams(container: av.container.InputContainer) -> list[Any]:
-    """The video streams, without the attached pictures of music files."""
-    cover = av.stream.Disposition.attached_pic
-    return [stream for stream in container.streams.video if not stream.disposition & cover]
 
 
 def _clock_of(stream: Any) -> StreamClock:

@@ -80,9 +80,9 @@ class PushSource(Source):
             self.epoch_seconds = time.time() - seconds
         return frame
 
-    def resume_after(self, seconds: float) -> None:
+    def resume_after(self, seconds: float, wall_seconds: float | None = None) -> None:
         """Times of this run are later: those it gives itself begin there, those of the program are checked."""
-        super().resume_after(seconds)
+        super().resume_after(seconds, wall_seconds)
         self._latest_seconds, self._zero_seconds = seconds, seconds + CLOCK_STEP_SECONDS
 
     def end(self) -> None:
