@@ -54,12 +54,16 @@ class Retriever(ABC):
 
     name: ClassVar[str]
 
+    def num_layers_read(self, num_layers: int) -> int:
+        """How many of a model's layers `score` looks at when all choose together, from the first on."""
+        return num_layers
+
     @abstractmethod
     def score(self, query: Query, representatives: Tensor, mean: Tensor) -> Tensor:
         """Scores of blocks, higher is better.
 
         Args:
-            query: of the layers that choose together: all, or one that chooses for itself.
+            query: of the layers that choose together (the first `num_layers_read`), or one that chooses for itself.
             representatives: [L, K, B, D] float16 mean un-rotated keys.
             mean: [L, K, 1, D] mean key of all that the question can see.
 
@@ -151,11 +155,14 @@ class MaxSim(Retriever):
 
     name = "maxsim"
 
+    def num_layers_read(self, num_layers: int) -> int:
+        """A quarter of them."""
+        return -(-num_layers // 4)
+
     def score(self, query: Query, representatives: Tensor, mean: Tensor) -> Tensor:
         """See `Retriever.score`."""
-        early = slice(0, -(-representatives.shape[0] // 4))
-        keys = normalize(representatives[early].float() - mean[early], dim=-1)
-        words = normalize(query.word_keys[early], dim=-1)
+        keys = normalize(representatives.float() - mean, dim=-1)
+        words = normalize(query.word_keys, dim=-1)
         similarity = torch.einsum("lkwd,lkbd->lkwb", words, keys).mean(dim=(0, 1))  # [W, B]
         return similarity.amax(dim=0)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from vstream.sources.base import Source
 from vstream.types import Frame
 
 MIB = 1 << 20
+Result = TypeVar("Result")
 
 
 class ListSource(Source):
@@ -93,6 +94,15 @@ def pump_all(session: Session) -> None:
             pass
     while session.step():
         pass
+
+
+def run(pieces: Generator[None, None, Result]) -> Result:
+    """Does all pieces of some work; what it gives in the end."""
+    while True:
+        try:
+            next(pieces)
+        except StopIteration as done:
+            return done.value
 
 
 def watched(adapter: RandomLlama, frames: Sequence[Frame], **settings: Any) -> Session:

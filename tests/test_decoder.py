@@ -8,7 +8,7 @@ from streams import feature_frames
 from transformers import DynamicCache, LlamaForCausalLM
 
 from vstream.answer import Answer
-from vstream.answering import RunningAnswer
+from vstream.batch import RunningAnswer
 from vstream.config import DecodeOptions
 from vstream.decoder import Decoding, cut_at_stop, held_back, sample
 from vstream.models.random import EOS, RandomLlama
@@ -342,15 +342,20 @@ def test_the_first_of_several_stops_cuts():
 # Cancelling -----------------------------------------------------------------------------------------------------------
 
 
+def step(running):
+    if running.choose():
+        running.decoding.advance()
+
+
 def test_cancel_ends_it_before_the_next_token():
     script = Script(text_ids("hello"))
     answer = Answer("what?", 0.0)
-    running = RunningAnswer(answer, Decoding(script, None, script.logits(0), torch.tensor([0]), DecodeOptions()), 1)
-    running.step()
-    running.step()
+    running = RunningAnswer(answer, Decoding(script, None, script.logits(0), torch.tensor([0]), DecodeOptions()))
+    step(running)
+    step(running)
     answer.cancel()
     assert not answer.done
-    running.step()
+    step(running)
     assert (answer.finish_reason, answer.text(), answer.num_tokens) == ("cancelled", "he", 2)
     assert len(script.positions) == 2, "no token was made after it was cancelled"
 
@@ -359,7 +364,7 @@ def test_cancel_before_the_first_token():
     script = Script(text_ids("hello"))
     answer = Answer("what?", 0.0)
     answer.cancel()
-    RunningAnswer(answer, Decoding(script, None, script.logits(0), torch.tensor([0]), DecodeOptions()), 1).step()
+    step(RunningAnswer(answer, Decoding(script, None, script.logits(0), torch.tensor([0]), DecodeOptions())))
     assert (answer.finish_reason, answer.text(), answer.ttft_seconds) == ("cancelled", "", None)
     assert script.positions == []
 
@@ -367,7 +372,7 @@ def test_cancel_before_the_first_token():
 def test_a_running_answer_ends_as_its_decoding_does():
     script = Script([*text_ids("hi"), EOS])
     answer = Answer("what?", 0.0)
-    running = RunningAnswer(answer, Decoding(script, None, script.logits(0), torch.tensor([0]), DecodeOptions()), 1)
+    running = RunningAnswer(answer, Decoding(script, None, script.logits(0), torch.tensor([0]), DecodeOptions()))
     while not answer.done:
-        running.step()
+        step(running)
     assert (answer.finish_reason, answer.text(), answer.num_tokens) == ("stop", "hi", 2)

@@ -13,6 +13,7 @@ from streams import (
     feature_frames,
     full_forward,
     pump_all,
+    run,
     small_config,
     watched,
 )
@@ -67,7 +68,7 @@ def answer_logits(session: Session) -> Tensor:
     with torch.inference_mode():
         question = session.adapter.question(QUESTION)
         view = session.memory.view(1e9)
-        session._answerer.start(Answer(QUESTION, None), question, DecodeOptions(max_tokens=1), view, ())
+        run(session._answerer.start(Answer(QUESTION, None), question, DecodeOptions(max_tokens=1), view, ()))
         return session.adapter.head(session.adapter.hidden[-1])
 
 
@@ -260,7 +261,7 @@ def prompt_logits(frames: Any, at: float) -> tuple[Tensor, tuple[Any, ...]]:
     begin = session._answerer.start
 
     def recording(*args: Any) -> Any:
-        running = begin(*args)
+        running = yield from begin(*args)
         seen.append(adapter.hidden[-1].clone())
         return running
 
@@ -316,7 +317,7 @@ def test_sink_and_window_are_always_in_an_answer(selection: str) -> None:
     with torch.inference_mode():
         prompt = make_prompt(view.snapshot.cursor, None, question)
         cache = AnswerCache(adapter, view.snapshot, memory_tokens=96, tail_tokens=len(prompt.words))
-        recall, _, _ = session._answerer._prefill(cache, prompt, view)
+        recall, _, _ = run(session._answerer._prefill(cache, prompt, view))
     assert recall.chosen
     sink_tokens = view.snapshot.sink.meta.num_tokens
     for layer, (keys, values) in zip(cache.layers, view.snapshot.keys_values, strict=True):

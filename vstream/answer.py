@@ -66,6 +66,7 @@ class Answer:
         snapshot_seconds: time of the newest frame it saw, None for none.
         evidence: best first; known when the first text is.
         finish_reason: None while it goes on.
+        place: n while it is the n-th of the questions whose time has come and that wait for room, else 0.
         memory, frames: as they were when it was asked.
     """
 
@@ -79,6 +80,7 @@ class Answer:
         self.memory: MemoryReport | None = None
         self.frames: Counters | None = None
         self.num_tokens = 0
+        self.place = 0
         self._pieces: list[str] = []
         self._error: Exception | None = None
         self._changed = threading.Condition()
@@ -114,6 +116,12 @@ class Answer:
         if self._error:
             raise self._error
         return "".join(self._pieces)
+
+    @property
+    def text_so_far(self) -> str:
+        """What has been said by now; never waits."""
+        with self._changed:
+            return "".join(self._pieces)
 
     def _news(self, read: int) -> tuple[list[str], bool]:
         """Waits for pieces beyond the first `read`; those, and whether there will be no more."""
@@ -165,8 +173,10 @@ class Answer:
         self._received = time.perf_counter()
 
     def add(self, piece: str, num_tokens: int) -> None:
-        """The text that has become certain, and how many tokens were generated so far."""
+        """The text that has become certain, and how many tokens were generated so far; nothing once it is over."""
         with self._changed:
+            if self.done:
+                return
             self.num_tokens = num_tokens
             if self._first_token is None:
                 self._first_token = time.perf_counter()

@@ -42,6 +42,7 @@ class AnswerCache(SpanCache):
         for layer, (keys, values) in zip(self.spans, snapshot.keys_values, strict=True):
             layer.begin = layer.end = memory_tokens
             layer.update(keys, values)
+        self._prompt_start = memory_tokens + held
 
     @property
     def room(self) -> int:
@@ -64,42 +65,61 @@ class AnswerCache(SpanCache):
         layer.slide(sink_tokens, layer.begin - count)
         layer.write(layer.begin + sink_tokens, placed_kv[:1], placed_kv[1:])
 
-    def drop_tail(self, count: int) -> None:
-        """Forgets the newest tokens."""
+    def forget_prompt(self) -> None:
+        """Back to what it was before the prompt, in the layers that have seen it."""
         for layer in self.spans:
-            layer.end -= count
+            layer.end = self._prompt_start
 
     def representative(self, tokens: Tensor, prompt_tokens: int, positions: Tensor) -> Tensor:
         """Mean un-rotated key [L, K, D] float16 of some tokens [n] of the prompt, which is at positions [A, N]."""
         rows = tokens + self.spans[0].end - prompt_tokens
-        kv = torch.stack([torch.cat([span.keys, span.values])[:, :, rows] for span in self.spans])
+        kv = torch.stack([torch.cat([span.keys[:, :, rows], span.values[:, :, rows]]) for span in self.spans])
         return unplace(self.adapter, kv, positions[:, tokens])[:, 0].float().mean(dim=2).half()
 
 
-LayerHook = Callable[[int, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+LayerHook = Callable[[int, Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor, Tensor | None]]
+
+
+class Seen(Exception):
+    """No error: a probe has seen all it wanted, and ends a forward pass whose later layers nobody needs."""
 
 
 class QueryProbe:
-    """Records what a question's own words look like to each layer, positions taken out.
+    """Records what a question's own words look like to each layer, positions taken out, piece by piece."""
 
-    Attributes:
-        queries: mean query [K, D] float32 per layer, in layer order, once the forward pass is over.
-        word_keys: keys [K, W, D] float32 per layer.
-    """
+    def __init__(self, adapter: Adapter, layers: slice, *, then_stop: bool = False) -> None:
+        """Looks at some layers; `then_stop` ends every pass after the last of them, by `Seen`."""
+        self._adapter = adapter
+        self._layers = range(adapter.num_layers)[layers]
+        self._stops = then_stop
+        self._queries: dict[int, list[Tensor]] = {}
+        self._word_keys: dict[int, list[Tensor]] = {}
 
-    def __init__(self, adapter: Adapter, positions: Tensor, words: Tensor) -> None:
-        """For a prompt at positions [A, N] whose retrieval query are the tokens where `words` [N] is True."""
-        self.queries: list[Tensor] = []
-        self.word_keys: list[Tensor] = []
-        self._adapter, self._words = adapter, words.to(adapter.device)
-        self._tables = invert_rotary(*adapter.rotary(positions[:, words]))
+    def expect(self, positions: Tensor, words: Tensor) -> None:
+        """The next pass runs tokens at positions [A, N], of which `words` [N] bool are the retrieval query."""
+        self._words = words.to(self._adapter.device)
+        self._tables = invert_rotary(*self._adapter.rotary(positions[:, words]))
+
+    def query(self) -> tuple[Tensor, Tensor]:
+        """Mean query [L, K, D] and word keys [L, K, W, D] over all pieces, float32, of the layers it looks at."""
+        means, keys = zip(*(self.layer_query(layer) for layer in self._layers), strict=True)
+        return torch.stack(means), torch.stack(keys)
+
+    def layer_query(self, layer: int) -> tuple[Tensor, Tensor]:
+        """One layer's mean query [K, D] and word keys [K, W, D]."""
+        queries = torch.cat(self._queries[layer], dim=1)  # [H, W, D]
+        return group_query(queries, self._adapter.num_kv_heads), torch.cat(self._word_keys[layer], dim=1).float()
 
     def __call__(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """The hook: looks, and passes keys, values and mask on as they are."""
-        self.queries.append(group_query(self._plain(query), self._adapter.num_kv_heads))
-        self.word_keys.append(self._plain(key[:, :, -query.shape[2] :]).float())
+        if layer not in self._layers:
+            return key, value, mask
+        self._queries.setdefault(layer, []).append(self._plain(query))
+        self._word_keys.setdefault(layer, []).append(self._plain(key[:, :, -query.shape[2] :]))
+        if self._stops and layer == self._layers[-1]:
+            raise Seen
         return key, value, mask
 
     def _plain(self, states: Tensor) -> Tensor:
@@ -108,38 +128,34 @@ class QueryProbe:
 
 
 class LayerRecall(QueryProbe):
-    """Lets each layer choose its own blocks, with the query it has just computed.
+    """Lets each layer choose its own blocks, with the query it has just computed, in a single pass.
 
     Attributes:
         inserted: tokens brought into each layer so far.
     """
 
     def __init__(
-        self,
-        adapter: Adapter,
-        positions: Tensor,
-        words: Tensor,
-        cache: AnswerCache,
-        recall: Callable[[int, Tensor, Tensor], Tensor | None],
+        self, adapter: Adapter, cache: AnswerCache, recall: Callable[[int, Tensor, Tensor], Tensor | None]
     ) -> None:
         """`recall(layer, query [K, D], word_keys [K, W, D])` gives placed kv [2, K, R, D], or None for nothing."""
-        super().__init__(adapter, positions, words)
+        super().__init__(adapter, slice(None))
         self.inserted: dict[int, int] = {}
         self._cache, self._recall = cache, recall
 
     def __call__(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """The hook: inserts what this layer recalls, and shows it to every token."""
         assert layer not in self.inserted, f"layer {layer} has chosen its blocks already"
         super().__call__(layer, query, key, value, mask)
-        placed_kv = self._recall(layer, self.queries[-1], self.word_keys[-1])
+        placed_kv = self._recall(layer, *self.layer_query(layer))
         self.inserted[layer] = 0 if placed_kv is None else placed_kv.shape[2]
         if placed_kv is None:
             return key, value, mask
         self._cache.insert(layer, placed_kv)
-        keys, values = self._cache.spans[layer].view()
-        return keys, values, torch.nn.functional.pad(mask, (placed_kv.shape[2], 0), value=True)
+        if mask is not None:  # a single token needs none
+            mask = torch.nn.functional.pad(mask, (placed_kv.shape[2], 0), value=True)
+        return *self._cache.spans[layer].view(), mask
 
 
 def _hooked_attention(
@@ -153,7 +169,6 @@ def _hooked_attention(
 ) -> tuple[Tensor, None]:
     """transformers' own sdpa attention, after a hook has seen the query."""
     if vstream is not None:
-        assert attention_mask is not None, "a prompt behind a sink always has a mask"
         layer = int(module.layer_idx)  # type: ignore[arg-type]
         key, value, attention_mask = vstream(layer, query, key, value, attention_mask)
     out: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
@@ -165,10 +180,10 @@ AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
 @contextmanager
-def hooked(decoder: Any) -> Iterator[None]:
-    """While it lasts, the decoder's attention takes a `vstream=` hook; afterwards all is as before."""
+def hooked(decoder: Any, attention: str = ATTENTION) -> Iterator[None]:
+    """While it lasts, the decoder's attention takes a `vstream=` argument; afterwards all is as before."""
     before = decoder.config._attn_implementation
-    decoder.set_attn_implementation(ATTENTION)
+    decoder.set_attn_implementation(attention)
     try:
         yield
     finally:

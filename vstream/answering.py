@@ -1,4 +1,4 @@
-"""Starting an answer: snapshot, recall, question prefill. Continuing it is one decode step at a time.
+"""Starting an answer: snapshot, recall, question prefill in pieces. Continuing it is the decode batch's business.
 
 This module knows nothing of sources, scheduling or threads.
 """
@@ -6,15 +6,16 @@ This module knows nothing of sources, scheduling or threads.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from vstream.answer import Answer, Evidence
-from vstream.answer_cache import AnswerCache, LayerRecall, QueryProbe, hooked
+from vstream.answer_cache import AnswerCache, LayerRecall, QueryProbe, Seen, hooked
+from vstream.batch import RunningAnswer
 from vstream.decoder import Decoding
 from vstream.memory.block import TokenKind
 from vstream.memory.pyramid import LEVEL_NAMES
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from vstream.view import View
 
 MAX_EVIDENCE = 5
+MIN_PIECE_TOKENS = 16  # smaller pieces of a prompt would cost a pass over all weights each
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +53,13 @@ class Prompt:
     num_open: int
     cursor: Tensor
 
+    def pieces(self, num_tokens: int) -> Iterator[Prompt]:
+        """The same prompt, at most so many tokens at a time."""
+        for start in range(0, len(self.words), num_tokens):
+            part = slice(start, start + num_tokens)
+            words = self.words[part]
+            yield replace(self, embeds=self.embeds[part], positions=self.positions[:, part], words=words)
+
 
 def make_prompt(cursor: Tensor, open_span: TokenSpan | None, question: Question) -> Prompt:
     """Places the spans one after the other from `cursor` [A] on."""
@@ -62,25 +71,6 @@ def make_prompt(cursor: Tensor, open_span: TokenSpan | None, question: Question)
     num_open = len(open_span) if open_span else 0
     words = torch.cat([torch.zeros(num_open, dtype=torch.bool), question.query])
     return Prompt(torch.cat([span.embeds for span in spans]), torch.cat(positions, dim=1), words, num_open, cursor)
-
-
-class RunningAnswer:
-    """An answer between its prefill and its last token. It owns its cache; the stream goes on without it."""
-
-    def __init__(self, answer: Answer, decoding: Decoding, num_bytes: int) -> None:
-        """`num_bytes` is what its cache takes of the answers' budget."""
-        self.answer, self.num_bytes = answer, num_bytes
-        self._decoding = decoding
-
-    def step(self) -> None:
-        """One token further, unless it was cancelled."""
-        if self.answer.cancelled:
-            self.answer.finish("cancelled")
-            return
-        piece = self._decoding.step()
-        self.answer.add(piece, num_tokens=len(self._decoding.token_ids))
-        if self._decoding.finish_reason:
-            self.answer.finish(self._decoding.finish_reason)
 
 
 class Answerer:
@@ -100,8 +90,11 @@ class Answerer:
 
     def start(
         self, answer: Answer, question: Question, options: DecodeOptions, view: View, frames: Sequence[Frame]
-    ) -> RunningAnswer:
-        """Brings memory back, prefills the question and fills in the evidence.
+    ) -> Generator[None, None, RunningAnswer]:
+        """Brings memory back, prefills the question and fills in the evidence; pauses after each piece of work.
+
+        No piece takes more tokens than a clip. The stream's memory must not change meanwhile: what is selected is only
+        then copied. Per-layer selection has a single piece, since a layer's own choice needs the whole question.
 
         Args:
             answer: the handle to fill.
@@ -118,23 +111,29 @@ class Answerer:
             memory_tokens=self._config.gist_tokens + self._config.retrieve_tokens,
             tail_tokens=len(prompt.words) + options.max_tokens,
         )
-        recall, query, hidden = self._prefill(cache, prompt, view)
+        yield
+        recall, query, hidden = yield from self._prefill(cache, prompt, view)
+        assert hidden is not None, "the last pass of a prompt runs to its end"
         evidence = self._evidence(recall, view)
         if open_span is not None:
             vision = torch.nonzero(open_span.kinds == TokenKind.VISION)[:, 0]
             own = cache.representative(vision, len(prompt.words), prompt.positions)
-            score = float(self._memory.retriever.score(query, own[:, :, None], view.mean_key)[0])
+            score = float(
+                self._memory.retriever.score(query, own[recall.layers][:, :, None], view.mean_key[recall.layers])[0]
+            )
             evidence.append(self._open_evidence(frames, score))
         answer.evidence = tuple(sorted(evidence, key=lambda e: (-e.score, e.start_seconds))[:MAX_EVIDENCE])
         answer.snapshot_seconds = frames[-1].pts_seconds if frames else view.end_seconds
         decoding = Decoding(self._adapter, cache, self._adapter.head(hidden[-1]), prompt.cursor, options)
-        return RunningAnswer(answer, decoding, cache.num_bytes)
+        return RunningAnswer(answer, decoding)
 
-    def _prefill(self, cache: AnswerCache, prompt: Prompt, view: View) -> tuple[Recall, Query, Tensor]:
-        """The prompt behind [sink | gist | retrieved | window]; gives the recall, its query and [N, E]."""
-        config, memory = self._config, self._memory
+    def _prefill(
+        self, cache: AnswerCache, prompt: Prompt, view: View
+    ) -> Generator[None, None, tuple[Recall, Query, Tensor | None]]:
+        """The prompt behind [sink | gist | retrieved | window]; gives the recall, its query and the last [n, E]."""
+        config, memory, adapter = self._config, self._memory, self._adapter
         recall = Recall(
-            self._adapter,
+            adapter,
             memory.store,
             memory.retriever,
             cache,
@@ -144,19 +143,48 @@ class Answerer:
             original_positions=config.positions == "original",
         )
         if config.selection == "per-layer":
-            hook: QueryProbe = LayerRecall(self._adapter, prompt.positions, prompt.words, cache, recall.for_layer)
-            hidden = self._forward(cache, prompt, hook)
-            return recall, recall.query(torch.stack(hook.queries), torch.stack(hook.word_keys)), hidden
-        hook = QueryProbe(self._adapter, prompt.positions, prompt.words)
-        hidden = self._forward(cache, prompt, hook)
-        query = recall.query(torch.stack(hook.queries), torch.stack(hook.word_keys))
-        if recall.for_all_layers(query, drop_tokens=len(prompt.words)):
-            hidden = self._adapter.forward(prompt.embeds, prompt.positions, cache)
+            chooser = LayerRecall(adapter, cache, recall.for_layer)
+            hidden = yield from self._forward(cache, prompt, len(prompt.words), chooser)
+            means, word_keys = chooser.query()
+            return recall, recall.query(means[recall.layers], word_keys[recall.layers]), hidden
+        probe = QueryProbe(adapter, recall.layers, then_stop=recall.has_candidates)
+        hidden = yield from self._forward(cache, prompt, self._piece_tokens, probe)
+        query = recall.query(*probe.query())
+        recall.for_all_layers(query)
+        if recall.has_candidates:
+            cache.forget_prompt()
+            yield
+            hidden = yield from self._forward(cache, prompt, self._piece_tokens, None)
         return recall, query, hidden
 
-    def _forward(self, cache: AnswerCache, prompt: Prompt, hook: QueryProbe) -> Tensor:
-        with hooked(self._adapter.decoder):
-            return self._adapter.forward(prompt.embeds, prompt.positions, cache, vstream=hook)
+    @property
+    def _piece_tokens(self) -> int:
+        return max(MIN_PIECE_TOKENS, self._memory.clip_tokens)
+
+    def _forward(
+        self, cache: AnswerCache, prompt: Prompt, piece_tokens: int, probe: QueryProbe | None
+    ) -> Generator[None, None, Tensor | None]:
+        """The prompt through the decoder, piece by piece, looked at by a probe.
+
+        Returns:
+            Hidden states [n, E] of the last piece, None where the probe has ended the pass.
+        """
+        hidden = None
+        for number, piece in enumerate(prompt.pieces(piece_tokens)):
+            if number:
+                yield
+            hidden = self._forward_piece(cache, piece, probe)
+        return hidden
+
+    def _forward_piece(self, cache: AnswerCache, piece: Prompt, probe: QueryProbe | None) -> Tensor | None:
+        if probe is None:
+            return self._adapter.forward(piece.embeds, piece.positions, cache)
+        probe.expect(piece.positions, piece.words)
+        try:
+            with hooked(self._adapter.decoder):
+                return self._adapter.forward(piece.embeds, piece.positions, cache, vstream=probe)
+        except Seen:
+            return None
 
     def _evidence(self, recall: Recall, view: View) -> list[Evidence]:
         """What was brought back, and the window, with their scores."""

@@ -307,9 +307,8 @@ class StreamCache(SpanCache):
         return self.sink_tokens + sum(placed.meta.num_tokens for placed in self.window)
 
     def _tail(self, count: int) -> Tensor:
-        rows = [(layer.keys, layer.values) for layer in self.spans]
-        end = self.spans[0].end
-        return torch.stack([torch.cat([k, v])[:, :, end - count : end] for k, v in rows])
+        tail = slice(self.spans[0].end - count, self.spans[0].end)
+        return torch.stack([torch.cat([span.keys[:, :, tail], span.values[:, :, tail]]) for span in self.spans])
 
     def _write_tail(self, kv: Tensor) -> None:
         for layer, (keys, values) in zip(self.spans, kv, strict=True):

@@ -1,4 +1,4 @@
-"""Decoding: one answer, token by token. Knows nothing of streams, memory or threads."""
+"""Decoding: one answer, token by token. Knows nothing of streams, memory, threads or other answers."""
 
 from __future__ import annotations
 
@@ -16,24 +16,33 @@ FinishReason = Literal["stop", "length", "cancelled", "nothing-seen"]
 
 
 class Decoding:
-    """An answer being generated. `step` makes one token; the text it returns is never taken back.
+    """An answer being generated: `choose` a token, then run it through the decoder, alone (`advance`) or in a batch.
 
     Attributes:
         token_ids: what was generated so far, the end token left out.
         finish_reason: None while it goes on.
+        cache: what the decoder's attention sees, extended by every token that is run.
+        cursor: [A], where the token chosen last is placed.
     """
 
     def __init__(self, adapter: Adapter, cache: Any, logits: Tensor, cursor: Tensor, options: DecodeOptions) -> None:
         """Continues a prompt in `cache` whose last token gave `logits` [V]; the answer begins at `cursor` [A]."""
         self.token_ids: list[int] = []
         self.finish_reason: FinishReason | None = None
-        self._adapter, self._cache, self._options = adapter, cache, options
-        self._logits, self._cursor = logits, cursor
+        self.cache, self.cursor = cache, cursor
+        self._adapter, self._options, self._logits = adapter, options, logits
         self._generator = torch.Generator(logits.device).manual_seed(options.seed)
         self._shown = 0
 
     def step(self) -> str:
-        """One token further; returns the text that has become certain, often empty."""
+        """One token further, alone; returns the text that has become certain, often empty."""
+        piece = self.choose()
+        if self.finish_reason is None:
+            self.advance()
+        return piece
+
+    def choose(self) -> str:
+        """The next token; returns the text that has become certain. Unless that ends it, the token is to be run."""
         assert self.finish_reason is None, f"the answer is over ({self.finish_reason})"
         token = sample(self._logits, self._options, self._generator)
         if token in self._adapter.eos_ids:
@@ -46,16 +55,18 @@ class Decoding:
         elif len(self.token_ids) == self._options.max_tokens:
             self.finish_reason = "length"
         else:
-            self._advance(token)
             text = text[: len(text) - held_back(text, self._options.stop)]
         return self._show(text)
 
-    def _advance(self, token: int) -> None:
-        """Runs the new token through the decoder."""
-        embed = self._adapter.embed(torch.tensor([token], device=self._adapter.device))
-        hidden = self._adapter.forward(embed, self._cursor[:, None].to(self._adapter.device), self._cache)
-        self._logits = self._adapter.head(hidden[-1])
-        self._cursor = self._cursor + 1
+    def advance(self) -> None:
+        """Runs the chosen token through the decoder."""
+        embed = self._adapter.embed(torch.tensor(self.token_ids[-1:], device=self._adapter.device))
+        hidden = self._adapter.forward(embed, self.cursor[:, None].to(self._adapter.device), self.cache)
+        self.accept(self._adapter.head(hidden[-1]))
+
+    def accept(self, logits: Tensor) -> None:
+        """Takes the logits [V] that the chosen token gave."""
+        self._logits, self.cursor = logits, self.cursor + 1
 
     def _text(self) -> str:
         return self._adapter.text(self.token_ids).lstrip()

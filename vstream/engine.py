@@ -6,10 +6,12 @@ This module knows nothing of web pages or argument parsing.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from vstream.batch import DecodeBatch
 from vstream.config import DEFAULT_DISK_BYTES, Config
 from vstream.models import load_adapter
 from vstream.session import Session
@@ -26,13 +28,15 @@ class Engine:
             session = engine.open("clip.mp4")
             print(session.ask("What is shown?").text())
 
-    The worker takes small steps, none longer than one clip or one question's prefill, in turns: the stream that is
-    furthest behind comes first.
+    The worker goes round: a piece of work for every session that has some, none longer than one clip, live streams and
+    those furthest behind first; then a few tokens for all running answers in one batch. So a clip waits for at most one
+    round, an answer gets tokens in every round, and no session can keep another from its turn.
     """
 
     def __init__(self, adapter: Adapter) -> None:
         """For a model that is loaded already."""
         self.adapter = adapter
+        self._batch = DecodeBatch(adapter)
         self._sessions: list[Session] = []  # all that are open
         self._served: list[Session] = []  # those that the worker steps
         self._lock = threading.Lock()
@@ -84,7 +88,7 @@ class Engine:
         opened = None if source is None else open_source(source, max_side=self.adapter.image_side)
         folder = None if memory is None else Path(memory)
         try:
-            session = Session(self.adapter, opened, config, folder=folder, wake=self._work.set)
+            session = Session(self.adapter, opened, config, folder=folder, wake=self._work.set, batch=self._batch)
         except BaseException:
             if opened is not None:
                 opened.close()
@@ -130,10 +134,17 @@ class Engine:
             self._work.clear()
             if self._closing:
                 return
-            sessions = sorted(self._served_sessions(), key=lambda session: -session.lag_seconds)
-            worked = [_step(session) for session in sessions]
-            if not any(worked):
+            if not self._round(self._served_sessions()):
                 self._work.wait()
+
+    def _round(self, sessions: list[Session]) -> bool:
+        """A piece of work for each session, a few tokens for each answer; whether there was anything to do."""
+        advanced = [_guarded(session, session.advance) for session in sorted(sessions, key=_urgency)]
+        steps = min((session.config.decode_steps for session in sessions), default=0)
+        decoded = self._batch.decode(steps)
+        for session in sessions:
+            _guarded(session, session.settle)
+        return decoded or any(advanced)
 
     def _served_sessions(self) -> list[Session]:
         with self._lock:
@@ -141,10 +152,16 @@ class Engine:
             return list(self._served)
 
 
-def _step(session: Session) -> bool:
-    """One step of a session; an error ends that session and no other."""
+def _urgency(session: Session) -> tuple[bool, float]:
+    """Sorts live sessions before others, and those furthest behind first."""
+    paced = session.config.realtime or (session.source is not None and session.source.is_live)
+    return not paced, -session.lag_seconds
+
+
+def _guarded(session: Session, work: Callable[[], bool | None]) -> bool:
+    """Some work of a session; an error ends that session and no other."""
     try:
-        return session.step()
+        return bool(work())
     except Exception as error:
         session.fail(error)
         return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -45,19 +46,29 @@ class QuestionQueue:
                 self._pending.sort(key=lambda one: one.at_seconds)
             return not self._closed
 
-    def next_due(self, ingest: Ingest | None, last_seconds: float, clip_frames: int) -> Pending | None:
-        """The first question whose time has come; cancelled ones end here."""
+    def drop_cancelled(self) -> None:
+        """Ends the questions that were cancelled while they waited."""
         with self._lock:
             for pending in [pending for pending in self._pending if pending.answer.cancelled]:
                 pending.answer.finish("cancelled")
                 self._pending.remove(pending)
-            due = (pending for pending in self._pending if is_due(pending, ingest, last_seconds, clip_frames))
-            return next(due, None)
 
-    def remove(self, pending: Pending) -> None:
-        """Lets a question go: it is being answered."""
+    def take_due(
+        self, ingest: Ingest | None, last_seconds: float, clip_frames: int, has_room: Callable[[Pending], bool]
+    ) -> tuple[Pending | None, int]:
+        """Takes the first question whose time has come, if there is room; and how many still wait for their turn.
+
+        Those are told their place.
+        """
         with self._lock:
-            self._pending.remove(pending)
+            due = [pending for pending in self._pending if is_due(pending, ingest, last_seconds, clip_frames)]
+            taken = due.pop(0) if due and has_room(due[0]) else None
+            if taken:
+                self._pending.remove(taken)
+                taken.answer.place = 0
+            for place, pending in enumerate(due, start=1):
+                pending.answer.place = place
+            return taken, len(due)
 
     def close(self) -> list[Pending]:
         """Takes no more questions, and gives back those that still wait."""

@@ -29,6 +29,7 @@ class Recall:
     Attributes:
         chosen: ids brought back, by any layer.
         scores: block id to score, for every candidate and every block of the window.
+        layers: those that choose together, when all do.
     """
 
     def __init__(
@@ -52,25 +53,24 @@ class Recall:
         self._view = view
         self._original = original_positions
         self._votes = 0
+        self.layers = slice(0, retriever.num_layers_read(adapter.num_layers))
 
-    def query(self, means: Tensor, word_keys: Tensor, layers: slice = slice(None)) -> Query:
-        """A query from mean queries [L, K, D] and word keys [L, K, W, D] of some layers (all, unless given)."""
-        return Query(means.float(), word_keys - self._view.sink_key[layers])
+    @property
+    def has_candidates(self) -> bool:
+        """Whether there is anything to choose from."""
+        return any(self._candidates.values())
 
-    def for_all_layers(self, query: Query, drop_tokens: int) -> bool:
-        """Inserts one choice of blocks into every layer.
+    def query(self, means: Tensor, word_keys: Tensor, layers: slice | None = None) -> Query:
+        """A query from mean queries [L, K, D] and word keys [L, K, W, D] of `self.layers`, unless others are given."""
+        return Query(means.float(), word_keys - self._view.sink_key[layers or self.layers])
 
-        If there is anything to insert, the newest `drop_tokens` (which computed the query without it) are forgotten
-        first, to be run again; returns whether they were.
-        """
-        metas = self._choose(query, slice(None))
-        if not metas:
-            return False
-        self._cache.drop_tail(drop_tokens)
-        kv = self._store.gather([meta.id for meta in metas], [meta.num_tokens for meta in metas])
-        for layer, placed_kv in enumerate(self._place(kv, metas)):
-            self._cache.insert(layer, placed_kv)
-        return True
+    def for_all_layers(self, query: Query) -> None:
+        """Inserts one choice of blocks into every layer."""
+        metas = self._choose(query, self.layers)
+        if metas:
+            kv = self._store.gather([meta.id for meta in metas], [meta.num_tokens for meta in metas])
+            for layer, placed_kv in enumerate(self._place(kv, metas)):
+                self._cache.insert(layer, placed_kv)
 
     def for_layer(self, layer: int, mean: Tensor, word_keys: Tensor) -> Tensor | None:
         """One layer's own choice, placed [2, K, R, D], given its query [K, D] and [K, W, D]; None for nothing."""

@@ -1,23 +1,24 @@
 """Session: one stream being watched, remembered and asked about.
 
-`step` reads as the pipeline. It is called from one thread (the engine's worker, or a test); `ask`, `status` and
-`close` may be called from any. This module knows nothing of web pages or argument parsing.
+`step` reads as the pipeline. It, or the engine's `advance` and `settle`, is called from one thread; `ask`, `status`
+and `close` may be called from any. This module knows nothing of web pages or argument parsing.
 """
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 
 from vstream.answer import Answer, MemoryReport
-from vstream.answering import Answerer, RunningAnswer
+from vstream.answering import Answerer
+from vstream.batch import DecodeBatch, RunningAnswer
 from vstream.ingest import Ingest
 from vstream.memory.block import Tier
 from vstream.questions import Pending, QuestionQueue
@@ -62,6 +63,13 @@ class Status:
     ended: bool
 
 
+class Reservation(NamedTuple):
+    """What an answer may take of the answers' budget, from the beginning of its prefill to its last token."""
+
+    answer: Answer
+    num_bytes: int
+
+
 class Session:
     """One stream, its memory, and the questions about it.
 
@@ -77,6 +85,7 @@ class Session:
         *,
         folder: Path | None = None,
         wake: Callable[[], None] = lambda: None,
+        batch: DecodeBatch | None = None,
     ) -> None:
         """Opens or resumes a memory and gets ready to watch; `start` lets frames in.
 
@@ -86,6 +95,8 @@ class Session:
             config: all settings.
             folder: where the memory is kept; None keeps it while the session lasts.
             wake: called when there may be work.
+            batch: decodes its answers together with others'; its owner then calls `advance`, `decode` and `settle`.
+                None gives the session one of its own, for `step`.
 
         Raises:
             ValueError: if the budgets cannot hold a clip, or the folder is not a memory of this model and source.
@@ -96,7 +107,10 @@ class Session:
         self._working = threading.Lock()  # the memory and the running answers; held for a whole step
         self._turn = threading.Lock()  # whoever waits for `_working` holds it: the worker cannot starve the others
         self._questions = QuestionQueue()
-        self._running: list[RunningAnswer] = []
+        self._batch = DecodeBatch(adapter) if batch is None else batch
+        self._running: list[Reservation] = []
+        self._prefill: tuple[Answer, Generator[None, None, RunningAnswer]] | None = None
+        self._prefilled_since_clip = False
         self._max_lag_seconds = 0.0
         self._closed = False
         with torch.inference_mode():
@@ -122,21 +136,50 @@ class Session:
     # The worker's side ----------------------------------------------------------------------------------------------
 
     def step(self) -> bool:
-        """One small piece of work: a question that is due, else a clip; then a few tokens for every running answer.
+        """One small piece of work, then a few tokens for every running answer: all there is to do, without threads.
 
         Returns:
             Whether there was anything to do.
         """
+        advanced = self.advance()
+        decoded = self._batch.decode(self.config.decode_steps)
+        self.settle()
+        return advanced or decoded
+
+    def advance(self) -> bool:
+        """A piece of a question's prefill, else a clip; whether there was either.
+
+        A question that is due comes before the clips after it, and its own stream stands still until it is prefilled:
+        what it selects must not change meanwhile. On a live stream a clip that waits comes between two questions.
+        """
         with self._alone(), torch.inference_mode():
             if self._closed:
                 return False
-            pending, must_wait = self._take_due_question()
-            clip = self.ingest.take_clip() if self.ingest and pending is None and not must_wait else None
-            if pending is not None:
-                self._answer(pending)
+            self._questions.drop_cancelled()
+            if self._prefill is None and not self._owes_clip():
+                pending, must_wait = self._take_due_question()
+                if pending is not None:
+                    self._begin_answer(pending)
+                    return True
+                if must_wait:
+                    return False
+            if self._prefill is not None:
+                self._prefill_piece()
+                return True
+            clip = self.ingest.take_clip() if self.ingest else None
             if clip is not None:
                 self._watch(clip)
-            return self._decode() or pending is not None or clip is not None
+                self._prefilled_since_clip = False
+            return clip is not None
+
+    def settle(self) -> None:
+        """Lets answers go that are over, which gives their budget back; they join the dialogue."""
+        if any(running.answer.done for running in self._running):
+            with self._alone():
+                over = [running.answer for running in self._running if running.answer.done]
+                self._running = [running for running in self._running if not running.answer.done]
+                if over and not self._closed:
+                    self.memory.add_turns(over)
 
     def fail(self, error: Exception) -> None:
         """Ends the session because of an error: every open answer gets it. What was committed stays."""
@@ -152,8 +195,13 @@ class Session:
         self.ingest.commit(clip)
         self._max_lag_seconds = max(self._max_lag_seconds, self.lag_seconds)
 
-    def _answer(self, pending: Pending) -> None:
-        """Takes the snapshot and starts the answer; what is wrong with a question is that answer's error alone."""
+    def _owes_clip(self) -> bool:
+        """Whether a live stream's clip waits since a question came before it."""
+        live = self.ingest is not None and self.ingest.source.is_live
+        return self._prefilled_since_clip and live and self.ingest is not None and self.ingest.peek_clip() is not None
+
+    def _begin_answer(self, pending: Pending) -> None:
+        """Takes the snapshot; what is wrong with a question is that answer's error alone."""
         answer = pending.answer
         answer.frames, answer.memory = self._counters(), self._memory_report()
         try:
@@ -168,22 +216,26 @@ class Session:
             answer.add(NOTHING_SEEN, num_tokens=0)
             answer.finish("nothing-seen")
             return
+        needed = self._answerer.num_bytes(pending.question, pending.options)
+        self._running.append(Reservation(answer, needed))
+        self._prefill = answer, self._answerer.start(answer, pending.question, pending.options, view, frames)
+
+    def _prefill_piece(self) -> None:
+        """One piece further; the last one makes it a running answer."""
+        assert self._prefill is not None
+        answer, pieces = self._prefill
         try:
-            self._running.append(self._answerer.start(answer, pending.question, pending.options, view, frames))
+            if not answer.cancelled:
+                next(pieces)
+                return
+            answer.finish("cancelled")
+        except StopIteration as prefilled:
+            self._batch.add(prefilled.value)
+            self._prefilled_since_clip = True
         except Exception as error:
             answer.fail(error)
             raise
-
-    def _decode(self) -> bool:
-        """A few tokens for every running answer; those that are over join the dialogue."""
-        worked = bool(self._running)
-        for _ in range(self.config.decode_steps):
-            for running in list(self._running):
-                running.step()
-                if running.answer.done:
-                    self._running.remove(running)
-                    self.memory.add_turn(running.answer)
-        return worked
+        self._prefill = None
 
     # Asking ---------------------------------------------------------------------------------------------------------
 
@@ -246,22 +298,26 @@ class Session:
     def _take_due_question(self) -> tuple[Pending | None, bool]:
         """The first question whose time has come, if the answers' budget has room for it.
 
-        Where there is none, and frames are never lost by waiting, the stream must wait for it too (the second value):
+        Where it has none, and frames are never lost by waiting, the stream must wait for it too (the second value):
         an answer sees the same whether or not it had to queue. A live stream goes on.
         """
-        due = self._questions.next_due(self.ingest, self._last_seconds(), self.config.clip_frames)
-        if due is None:
-            return None, False
-        if not self._has_room(due):
-            return None, self.source is None or not self.source.is_live
-        self._questions.remove(due)
-        if not due.now:
-            due.answer.mark_received()
-        return due, False
+        taken, num_waiting = self._questions.take_due(
+            self.ingest, self._last_seconds(), self.config.clip_frames, self._has_room
+        )
+        if taken is not None and not taken.now:
+            taken.answer.mark_received()
+        live = self.source is not None and self.source.is_live
+        return taken, num_waiting > 0 and not live
 
     def _has_room(self, pending: Pending) -> bool:
-        used = sum(running.num_bytes for running in self._running)
-        return used + self._answerer.num_bytes(pending.question, pending.options) <= self.config.answer_bytes
+        return (
+            self._answer_bytes() + self._answerer.num_bytes(pending.question, pending.options)
+            <= self.config.answer_bytes
+        )
+
+    def _answer_bytes(self) -> int:
+        """Bytes that running answers hold; an answer that is over holds none."""
+        return sum(running.num_bytes for running in self._running if not running.answer.done)
 
     def _checked_time(self, at_seconds: float) -> float:
         """A stream time that exists: the newest for inf."""
@@ -298,7 +354,7 @@ class Session:
                 blocks=self.memory.num_blocks(),
                 moved=dict(self.memory.pyramid.counts),
                 memory=self._memory_report(),
-                running=len(self._running),
+                running=sum(not running.answer.done for running in self._running),
                 waiting=len(self._questions),
                 ended=self.ingest is None or self.ingest.drained,
             )
@@ -336,7 +392,9 @@ class Session:
         self._closed = True
         waiting = [pending.answer for pending in self._questions.close()]
         running, self._running = [running.answer for running in self._running], []
+        self._prefill = None
         for answer in running + waiting:
+            answer.place = 0
             if self.failure:
                 answer.fail(self.failure)
             else:
@@ -355,7 +413,7 @@ class Session:
     def _make_ingest(self, source: Source) -> Ingest:
         config, memory = self.config, self.memory
         if memory.last_seconds is not None:
-            source.resume_after(memory.last_seconds)
+            source.resume_after(memory.last_seconds, memory.last_wall_seconds)
         return Ingest(
             source,
             fps=config.fps,
@@ -386,10 +444,9 @@ class Session:
 
     def _memory_report(self) -> MemoryReport:
         tiers, hot = self.memory.store.tier_bytes(), self.memory.cache.num_bytes
-        answers = sum(running.num_bytes for running in self._running)
         return MemoryReport(
             blocks=sum(self.memory.num_blocks().values()),
-            device_bytes=tiers[Tier.DEVICE] + hot + answers,
+            device_bytes=tiers[Tier.DEVICE] + hot + self._answer_bytes(),
             host_bytes=tiers[Tier.HOST],
             disk_bytes=tiers[Tier.DISK],
         )

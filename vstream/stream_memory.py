@@ -10,6 +10,7 @@ import json
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,19 +143,44 @@ class StreamMemory:
             return self._view(self.cache.snapshot(), candidates)
         return self._past_view(until_seconds)
 
-    def add_turn(self, answer: Answer) -> None:
-        """Takes a finished answer into the dialogue, and keeps it."""
-        if answer.error is None:
-            turn = {"question": answer.question, "answer": answer.text(), "asked_at_seconds": answer.asked_at_seconds}
-            self.dialogue.append(turn)
-            while len(json.dumps(list(self.dialogue))) > MAX_DIALOGUE_BYTES:
-                self.dialogue.popleft()
-            self.store.commit([], [], self._state())
+    def add_turns(self, answers: Sequence[Answer]) -> None:
+        """Takes finished answers into the dialogue, and keeps it."""
+        for answer in answers:
+            if answer.error is None:
+                self.dialogue.append(
+                    {"question": answer.question, "answer": answer.text(), "asked_at_seconds": answer.asked_at_seconds}
+                )
+        while len(json.dumps(list(self.dialogue))) > MAX_DIALOGUE_BYTES:
+            self.dialogue.popleft()
+        self.store.commit([], [], self._state())
+
+    @property
+    def last_wall_seconds(self) -> float | None:
+        """Unix time of the newest committed frame, None where unknown."""
+        newest = max(self._past(SINK), key=lambda meta: meta.end_seconds, default=None)
+        if newest is None or newest.epoch_seconds is None:
+            return None
+        return newest.epoch_seconds + newest.end_seconds
+
+    def seconds_at(self, wall_seconds: float) -> float:
+        """Stream time of a Unix time, by the anchors of what is remembered.
+
+        Raises:
+            ValueError: if the stream has no wall clock, or was not yet watched then.
+        """
+        anchored = [(meta.epoch_seconds, meta) for meta in self._past(SINK) if meta.epoch_seconds is not None]
+        if not anchored:
+            raise ValueError("this stream has no wall clock; ask at seconds or MM:SS of the stream instead")
+        began = [(epoch, meta) for epoch, meta in anchored if epoch + meta.start_seconds <= wall_seconds]
+        if not began:
+            first = datetime.fromtimestamp(min(epoch + meta.start_seconds for epoch, meta in anchored))
+            raise ValueError(f"the stream was not watched before {first:%Y-%m-%d %H:%M:%S}; ask at a later time")
+        epoch, _ = max(began, key=lambda pair: pair[1].start_seconds)
+        return wall_seconds - epoch
 
     def num_blocks(self) -> dict[str, int]:
         """Blocks by level name."""
-        found = Counter(LEVEL_NAMES[meta.level] for meta in self._past(SINK))
-        return {name: found[name] for number, name in LEVEL_NAMES.items() if number != SINK}
+        return {name: self.store.num_blocks(number) for number, name in LEVEL_NAMES.items() if number != SINK}
 
     def close(self) -> None:
         """Lets the store go. What was committed stays committed."""

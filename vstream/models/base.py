@@ -153,3 +153,16 @@ class Adapter(ABC):
         )
         hidden: Tensor = out.last_hidden_state[0]
         return hidden
+
+    def forward_rows(self, embeds: Tensor, positions: Tensor, cache: Any, **kwargs: Any) -> Tensor:
+        """Hidden states [R, E] of one token each of R sequences: embeddings [R, E] at positions [A, R]."""
+        positions = positions.to(self.device)
+        out = self.decoder(
+            inputs_embeds=embeds[:, None],
+            position_ids=positions[0][:, None] if self.num_axes == 1 else positions[:, :, None],
+            past_key_values=cache,
+            use_cache=True,
+            **kwargs,
+        )
+        hidden: Tensor = out.last_hidden_state[:, 0]
+        return hidden

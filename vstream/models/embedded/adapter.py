@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -56,6 +57,7 @@ class EmbeddedAdapter(Adapter):
 
             language: Any = LlamaForCausalLM.from_pretrained(folder / LANGUAGE, dtype=dtype, local_files_only=True)
             self.tokenizer: Any = AutoTokenizer.from_pretrained(folder / LANGUAGE, local_files_only=True)
+        self._tokenizing = threading.Lock()  # a fast tokenizer that two threads use at once raises "Already borrowed"
         language = language.eval().requires_grad_(False).to(device)
         self.decoder, self.head = language.model, language.lm_head
         self.vision = efficientnet.load(load_file(folder / VISION)).to(device)
@@ -106,12 +108,14 @@ class EmbeddedAdapter(Adapter):
 
     def text(self, token_ids: Sequence[int]) -> str:
         """The text of generated token ids."""
-        decoded: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        with self._tokenizing:
+            decoded: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
         return decoded
 
     def _ids(self, text: str) -> list[int]:
         """Token ids of plain text: what looks like a special token in it stays text."""
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        with self._tokenizing:
+            ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return ids
 
     def _special(self, token: str) -> int:
