@@ -39,6 +39,8 @@ from vstream.memory.records import (
     to_pages,
 )
 
+MAX_READERS = 126  # processes that may read at once; LMDB's own default, which its lock file has room for
+
 
 @dataclass(frozen=True)
 class StoredBlock:
@@ -74,6 +76,7 @@ class DiskTier:
         self.created = str(manifest.get("created", ""))
         self._env = env
         self._writer = writer
+        self._snapshot: Any = None  # the read transaction of `snapshot`, while it lasts
 
     @classmethod
     def open(cls, folder: Path, identity: folders.Identity, *, disk_bytes: int, durable: bool = True) -> DiskTier:
@@ -92,6 +95,7 @@ class DiskTier:
             folders.check_identity(folder, folders.read_manifest(folder)["identity"], identity)
             _fit_file(folder, map_bytes)
             tier = cls(folder, _open_env(folder, map_size=map_bytes, sync=durable), writer)
+            tier._env.reader_check()  # lets go of what readers that were killed still held
             undo.pop_all()
         return _checked(tier)
 
@@ -115,12 +119,25 @@ class DiskTier:
         """The session's state of the last write, None before the first."""
         return self._read(Part.STATE, 0)
 
+    @property
+    def num_commits(self) -> int:
+        """Rises with every write, by whatever process."""
+        with self._reading() as txn:
+            return int(txn.id())
+
+    def block_ids(self) -> list[int]:
+        """All blocks, in the order of their ids."""
+        return list(self.page_counts(Part.META))
+
+    def block(self, block_id: int) -> StoredBlock:
+        """One block's metadata; keys, values and picture are not read."""
+        body = self._read(Part.META, block_id)
+        assert body is not None, f"there is no block {block_id} in {self.folder}"
+        return StoredBlock(*decode_meta(body))
+
     def blocks(self) -> Iterator[StoredBlock]:
-        """All blocks' metadata, in the order of their ids; keys, values and pictures are not read."""
-        for block_id in self.page_counts(Part.META):
-            body = self._read(Part.META, block_id)
-            assert body is not None, f"block {block_id} vanished while it was read"
-            yield StoredBlock(*decode_meta(body))
+        """All blocks' metadata, in the order of their ids."""
+        return map(self.block, self.block_ids())
 
     def picture(self, block_id: int) -> bytes:
         """A block's picture, b"" if it has none."""
@@ -204,15 +221,38 @@ class DiskTier:
             return from_pages(pages) if pages else None
 
     @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """All reads in here see one commit, whatever another process writes. To be short: it keeps freed pages busy."""
+        with self._reading() as txn:
+            self._snapshot = txn
+            try:
+                yield
+            finally:
+                self._snapshot = None
+
+    @contextmanager
     def _reading(self) -> Iterator[Any]:
-        """A short read transaction; what it yields must be copied out of it."""
+        """A short read transaction, or the snapshot's; what it yields must be copied out of it."""
         import lmdb
 
         try:
-            with self._env.begin(buffers=True) as txn:
+            if self._snapshot is not None:
+                yield self._snapshot
+                return
+            with self._begin_reading() as txn:
                 yield txn
         except (DamagedError, lmdb.Error) as error:
             raise RuntimeError(f"the memory in {self.folder} is damaged: {error}") from error
+
+    def _begin_reading(self) -> Any:
+        """A read transaction; the map is first enlarged where another process has enlarged the file."""
+        import lmdb
+
+        try:
+            return self._env.begin(buffers=True)
+        except lmdb.MapResizedError:
+            self._env.set_mapsize(0)
+            return self._env.begin(buffers=True)
 
     def _write_reusing(self, records: dict[tuple[Part, int], bytes | memoryview], remove: Sequence[int]) -> None:
         """One transaction; if the map is full, once more after the last commits' freed pages can be used again."""
@@ -225,6 +265,7 @@ class DiskTier:
         try:
             self._transact(records, remove)
         except lmdb.MapFullError:
+            self._env.reader_check()
             for _ in range(2):  # pages freed by one commit are free for the next but one
                 self._transact({(Part.IDENTITY, 0): _identity_body(self.identity)}, ())
             self._transact(records, remove)
@@ -271,8 +312,12 @@ def _open_env(folder: Path, **options: Any) -> Any:
     import lmdb
 
     try:
-        return lmdb.open(str(folder), subdir=True, **options)
+        return lmdb.open(str(folder), subdir=True, max_readers=MAX_READERS, **options)
     except lmdb.Error as error:
+        if "already open in this process" in str(error):
+            raise ValueError(
+                f"the memory in {folder} is open in this program already; ask the session that has it"
+            ) from None
         raise OSError(f"cannot open the memory in {folder}: {error}") from error
 
 

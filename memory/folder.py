@@ -14,7 +14,7 @@ import struct
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 FORMAT_VERSION = 1
 DATA, LOCK, MANIFEST, WRITER = "data.mdb", "lock.mdb", "vstream.json", "writer.lock"
@@ -106,7 +106,7 @@ def check_whole(folder: Path) -> int:
         ValueError: if the file is shorter, or no LMDB file.
     """
     path = folder / DATA
-    needed, _ = _read_metas(path)
+    needed = _newest_meta(path).used_bytes
     size = path.stat().st_size
     if not 0 < needed <= size:
         wrong = f"{size} bytes of {needed}" if needed else "it does not start like an LMDB file"
@@ -114,6 +114,11 @@ def check_whole(folder: Path) -> int:
             f"{path} is truncated or damaged ({wrong}); restore the folder from a copy or give another one"
         )
     return needed
+
+
+def map_bytes(folder: Path) -> int:
+    """The most that LMDB's data file may grow to, as its writer has set it."""
+    return _newest_meta(folder / DATA).map_bytes
 
 
 def extend(folder: Path, num_bytes: int) -> None:
@@ -171,12 +176,20 @@ def _sync_folder(folder: Path) -> None:
 
 def _ever_committed(path: Path) -> bool:
     """Whether more than the creation's own first transaction was ever committed to a data file."""
-    return path.stat().st_size > 0 and _read_metas(path)[1] > 1
+    return path.stat().st_size > 0 and _newest_meta(path).txn > 1
 
 
-def _read_metas(path: Path) -> tuple[int, int]:
-    """Of the newer of LMDB's two meta pages: bytes up to the last page, transaction id; (0, -1) if there is none."""
-    best = (0, -1)
+class _Meta(NamedTuple):
+    """What is used of one of LMDB's two meta pages."""
+
+    txn: int
+    used_bytes: int
+    map_bytes: int
+
+
+def _newest_meta(path: Path) -> _Meta:
+    """The newer of the two; (-1, 0, 0) if there is none."""
+    newest = _Meta(-1, 0, 0)
     with path.open("rb") as file:
         page_bytes = 0
         for page in (0, 1):
@@ -184,8 +197,8 @@ def _read_metas(path: Path) -> tuple[int, int]:
             raw = file.read(_META.size)
             if len(raw) < _META.size:
                 break
-            magic, _, _, _, trees, last_page, txn = _META.unpack(raw)
+            magic, _, _, map_size, trees, last_page, txn = _META.unpack(raw)
             if magic == _MAGIC:
                 page_bytes = page_bytes or int.from_bytes(trees[:4], "little")
-                best = max(best, ((last_page + 1) * page_bytes, txn), key=lambda meta: meta[1])
-    return best
+                newest = max(newest, _Meta(txn, (last_page + 1) * page_bytes, map_size))
+    return newest

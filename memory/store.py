@@ -273,8 +273,10 @@ class BlockStore:
             "layers": shape.num_layers, "kv heads": shape.num_kv_heads, "head dim": shape.head_dim,
             "dtype": str(shape.dtype).removeprefix("torch."),
         }  # fmt: skip
-        disk_bytes = self._budgets.tiers[Tier.DISK]
-        return DiskTier.open(where, {**identity, **layout}, disk_bytes=disk_bytes, durable=self.durable)
+        return self._open_tier(where, {**identity, **layout})
+
+    def _open_tier(self, folder: Path, identity: Mapping[str, str | int]) -> DiskTier:
+        return DiskTier.open(folder, identity, disk_bytes=self._budgets.tiers[Tier.DISK], durable=self.durable)
 
     def _load(self) -> None:
         """Take the index and the state from the disk."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from vstream.memory.block import BlockMeta
     from vstream.memory.retriever import Query
     from vstream.models.base import Adapter, Question
-    from vstream.stream_memory import StreamMemory
+    from vstream.remembered import Remembered
     from vstream.types import Frame, TokenSpan
     from vstream.view import View
 
@@ -76,7 +76,7 @@ def make_prompt(cursor: Tensor, open_span: TokenSpan | None, question: Question)
 class Answerer:
     """Turns questions about one stream into running answers."""
 
-    def __init__(self, memory: StreamMemory, config: Config) -> None:
+    def __init__(self, memory: Remembered, config: Config) -> None:
         """For the stream that `memory` keeps."""
         self._memory, self._config = memory, config
         self._adapter: Adapter = memory.adapter

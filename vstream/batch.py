@@ -131,14 +131,13 @@ class RowsCache(Cache):
 
     def __init__(self, caches: Sequence[Any]) -> None:
         """`caches` are transformers caches of the same model."""
-        super().__init__(
-            layers=[_RowsLayer(layers) for layers in zip(*(cache.layers for cache in caches), strict=True)]
-        )
+        by_layer = zip(*(cache.layers for cache in caches), strict=True)
+        self._rows = [_RowsLayer(layers) for layers in by_layer]
+        super().__init__(layers=list(self._rows))
 
     def held(self, layer: int) -> list[tuple[Tensor, Tensor]]:
         """Keys and values [1, K, N_r, D] of every row, as the last update left them."""
-        rows: _RowsLayer = self.layers[layer]
-        return rows.held
+        return self._rows[layer].held
 
 
 def _rows_attention(

@@ -21,7 +21,10 @@ from vstream.answering import Answerer
 from vstream.batch import DecodeBatch, RunningAnswer
 from vstream.ingest import Ingest
 from vstream.memory.block import Tier
+from vstream.memory.reader import BlockGoneError
+from vstream.memory_reader import MemoryReader
 from vstream.questions import Pending, QuestionQueue
+from vstream.remembered import Remembered
 from vstream.sampling import Counters
 from vstream.stream_memory import StreamMemory
 from vstream.types import Clip, Frame, format_seconds
@@ -70,6 +73,13 @@ class Reservation(NamedTuple):
     num_bytes: int
 
 
+class Prefill(NamedTuple):
+    """A question that is being prefilled."""
+
+    pending: Pending
+    pieces: Generator[None, None, RunningAnswer]
+
+
 class Session:
     """One stream, its memory, and the questions about it.
 
@@ -109,18 +119,12 @@ class Session:
         self._questions = QuestionQueue()
         self._batch = DecodeBatch(adapter) if batch is None else batch
         self._running: list[Reservation] = []
-        self._prefill: tuple[Answer, Generator[None, None, RunningAnswer]] | None = None
+        self._prefill: Prefill | None = None
         self._prefilled_since_clip = False
         self._max_lag_seconds = 0.0
         self._closed = False
         with torch.inference_mode():
-            self.memory = StreamMemory(
-                adapter,
-                config,
-                source_name=source.name if source else None,
-                source_fingerprint=source.fingerprint if source else "",
-                folder=folder,
-            )
+            self.memory = _open_memory(adapter, config, source, folder)
         try:
             self.ingest = self._make_ingest(source) if source else None
         except BaseException:
@@ -159,12 +163,13 @@ class Session:
             if self._prefill is None and not self._owes_clip():
                 pending, must_wait = self._take_due_question()
                 if pending is not None:
+                    self._reserve(pending)
                     self._begin_answer(pending)
                     return True
                 if must_wait:
                     return False
             if self._prefill is not None:
-                self._prefill_piece()
+                self._prefill_piece(self._prefill)
                 return True
             clip = self.ingest.take_clip() if self.ingest else None
             if clip is not None:
@@ -189,6 +194,9 @@ class Session:
     def _watch(self, clip: Clip) -> None:
         """Encodes a clip, keeps it in window and memory, and acknowledges it."""
         assert self.ingest is not None
+        assert isinstance(self.memory, StreamMemory), "who only reads watches nothing"
+        source = self.ingest.source
+        self.memory.note_gaps(source.gaps, source.num_gaps, clip.end_seconds)
         features = self.adapter.encode(clip.frames)  # [T, P, E]
         span = self.memory.layout(clip.frames, features)  # [N] tokens
         self.memory.watch(clip, features, span, self.ingest.counters_if_committed(clip))
@@ -200,9 +208,15 @@ class Session:
         live = self.ingest is not None and self.ingest.source.is_live
         return self._prefilled_since_clip and live and self.ingest is not None and self.ingest.peek_clip() is not None
 
+    def _reserve(self, pending: Pending) -> None:
+        """Takes its part of the answers' budget, until the answer is over."""
+        needed = self._answerer.num_bytes(pending.question, pending.options)
+        self._running.append(Reservation(pending.answer, needed))
+
     def _begin_answer(self, pending: Pending) -> None:
         """Takes the snapshot; what is wrong with a question is that answer's error alone."""
         answer = pending.answer
+        self.memory.refresh()
         answer.frames, answer.memory = self._counters(), self._memory_report()
         try:
             at_seconds = self._checked_time(pending.at_seconds)
@@ -216,22 +230,24 @@ class Session:
             answer.add(NOTHING_SEEN, num_tokens=0)
             answer.finish("nothing-seen")
             return
-        needed = self._answerer.num_bytes(pending.question, pending.options)
-        self._running.append(Reservation(answer, needed))
-        self._prefill = answer, self._answerer.start(answer, pending.question, pending.options, view, frames)
+        pieces = self._answerer.start(answer, pending.question, pending.options, view, frames)
+        self._prefill = Prefill(pending, pieces)
 
-    def _prefill_piece(self) -> None:
+    def _prefill_piece(self, prefill: Prefill) -> None:
         """One piece further; the last one makes it a running answer."""
-        assert self._prefill is not None
-        answer, pieces = self._prefill
+        answer = prefill.pending.answer
         try:
             if not answer.cancelled:
-                next(pieces)
+                next(prefill.pieces)
                 return
             answer.finish("cancelled")
         except StopIteration as prefilled:
             self._batch.add(prefilled.value)
             self._prefilled_since_clip = True
+        except BlockGoneError:  # another process writes this memory: begin again with what it holds now
+            self._prefill = None
+            self._begin_answer(prefill.pending)
+            return
         except Exception as error:
             answer.fail(error)
             raise
@@ -295,6 +311,16 @@ class Session:
             raise ValueError(f"at must be a stream time in seconds >= 0, 'now' or 'end', got {at!r}")
         return float(at), False
 
+    def seconds_at(self, wall_seconds: float) -> float:
+        """Stream time of a Unix time: what happened at 15:00 is asked `at` this one.
+
+        Raises:
+            ValueError: if the stream has no wall clock, or was not yet watched then.
+        """
+        with self._alone():
+            self.memory.refresh()
+            return self.memory.seconds_at(wall_seconds)
+
     def _take_due_question(self) -> tuple[Pending | None, bool]:
         """The first question whose time has come, if the answers' budget has room for it.
 
@@ -352,7 +378,7 @@ class Session:
                 max_lag_seconds=self._max_lag_seconds,
                 frames=self._counters(),
                 blocks=self.memory.num_blocks(),
-                moved=dict(self.memory.pyramid.counts),
+                moved=dict(self.memory.moved),
                 memory=self._memory_report(),
                 running=sum(not running.answer.done for running in self._running),
                 waiting=len(self._questions),
@@ -450,3 +476,11 @@ class Session:
             host_bytes=tiers[Tier.HOST],
             disk_bytes=tiers[Tier.DISK],
         )
+
+
+def _open_memory(adapter: Adapter, config: Config, source: Source | None, folder: Path | None) -> Remembered:
+    """The memory of a source, new or resumed; without a source, a kept one that is only read."""
+    if source is None:
+        assert folder is not None, "there is a source, or a memory, or both"
+        return MemoryReader(adapter, config, folder)
+    return StreamMemory(adapter, config, source_name=source.name, source_fingerprint=source.fingerprint, folder=folder)
