@@ -22,7 +22,7 @@ from vstream.app.interrupts import interrupts
 from vstream.app.options import Options, takes_options
 
 if TYPE_CHECKING:
-    from vstream.app.questions import Scheduled
+    from vstream.app.watching import Run
 
 INPUT_ERRORS = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)
 USAGE_ERROR: type[Any] = typer.BadParameter.__mro__[1]  # UsageError lives in click or in typer, by typer's version
@@ -34,9 +34,9 @@ app = typer.Typer(
 models = typer.Typer(help="Lists the models, or adds one.")
 app.add_typer(models, name="models")
 
-Source = Annotated[
-    str, typer.Argument(help="A video file, a folder of pictures, or (ask) a memory folder.", metavar="SOURCE")
-]
+SOURCES = "A video file, a folder of pictures, or a camera (rtsp://HOST/PATH, webcam:0, /dev/video0, lavfi:GRAPH"
+Source = Annotated[str, typer.Argument(help=f"{SOURCES}), or a memory folder.", metavar="SOURCE")]
+Sources = Annotated[list[str], typer.Argument(help=f"{SOURCES}); several are watched together.", metavar="SOURCE")]
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 
 
@@ -56,48 +56,79 @@ def root(
 def ask(
     source: Source,
     questions: Annotated[list[str], typer.Argument(help="What to ask.", metavar="QUESTION")],
-    at: Annotated[str, typer.Option(help="When it is asked, S or HH:MM:SS: no later frame is seen.")] = "end",
+    at: Annotated[
+        str, typer.Option(help="When it is asked, S, HH:MM:SS or wall clock T15:00: no later frame is seen.")
+    ] = "end",
     *,
     options: Options,
 ) -> int:
     """Watches a video up to the question's time, or asks a memory, and answers."""
     from vstream.app.questions import Scheduled, parse_moment
+    from vstream.app.watching import Run
 
     moment = parse_moment(at)
-    return _run(source, [Scheduled(question, moment) for question in questions], options, to_end=False)
+    scheduled = [Scheduled(question, moment) for question in questions]
+    return _show(Run([source], scheduled, options), options, to_end=False)
 
 
 @app.command()
 @takes_options
 def watch(
-    source: Source,
+    sources: Sources,
     ask: Annotated[list[str] | None, typer.Option(help='"TIME question"; may be given often.')] = None,
-    questions: Annotated[Path | None, typer.Option(help='Lines of {"at": "MM:SS", "question": "..."}.')] = None,
-    realtime: Annotated[bool, typer.Option("--realtime", help="At the video's own pace.")] = False,
-    queue: Annotated[str, typer.Option(help="When frames come too fast: block or drop-oldest.")] = "block",
+    questions: Annotated[
+        Path | None,
+        typer.Option(
+            help='Lines of {"at": "MM:SS", "question": "..."}; - reads them, or plain questions, '
+            "from standard input while it watches."
+        ),
+    ] = None,
+    realtime: Annotated[bool, typer.Option("--realtime", help="Files at their own pace.")] = False,
+    stay: Annotated[bool, typer.Option("--stay", help="Goes on taking questions when the sources are over.")] = False,
+    queue: Annotated[
+        str | None, typer.Option(help="When frames come too fast: block (files) or drop-oldest (cameras).")
+    ] = None,
     *,
     options: Options,
 ) -> int:
-    """Watches a video to its end and answers questions on the way; Ctrl-C ends it cleanly."""
+    """Watches videos to their end, cameras until it is stopped, and answers questions on the way.
+
+    On a terminal, type questions at any time; /help there tells more. Ctrl-C ends it cleanly.
+    """
     from vstream.app.questions import parse_scheduled, read_questions
-    from vstream.app.watching import is_memory
-
-    if is_memory(source):
-        raise ValueError(f"{source} is a memory: there is nothing to watch; use vstream ask {source} QUESTION")
-    scheduled = [parse_scheduled(text) for text in ask or []]
-    scheduled += read_questions(questions) if questions else []
-    return _run(source, scheduled, options, to_end=True, realtime=realtime, queue_policy=queue)
-
-
-def _run(source: str, scheduled: Sequence[Scheduled], options: Options, *, to_end: bool, **settings: Any) -> int:
-    """Opens, answers and, `to_end`, watches the rest; the exit code."""
-    from vstream.app.output import JsonScreen, PictureFolder
-    from vstream.app.terminal import TerminalScreen
+    from vstream.app.sources import is_memory
     from vstream.app.watching import Run
 
+    for source in sources:
+        if is_memory(source):
+            raise ValueError(f"{source} is a memory: there is nothing to watch; use vstream ask {source} QUESTION")
+    from_stdin = str(questions) == "-"
+    scheduled = [parse_scheduled(text) for text in ask or []]
+    scheduled += read_questions(questions) if questions and not from_stdin else []
+    run = Run(sources, scheduled, options, realtime=realtime, queue_policy=queue)
+    return _show(run, options, to_end=True, stay=stay, from_stdin=from_stdin)
+
+
+def _show(run: Run, options: Options, *, to_end: bool, stay: bool = False, from_stdin: bool = False) -> int:
+    """Runs on the screen that fits: live where a person may type, else line by line; the exit code."""
+    from vstream.app.lines import LineReader
+    from vstream.app.output import JsonScreen, PictureFolder
+    from vstream.app.progress import is_terminal
+    from vstream.app.terminal import TerminalScreen
+
     pictures = PictureFolder(options.evidence_dir)
-    run = Run(source, scheduled, options, pictures, **settings)
-    with JsonScreen(pictures) if options.json else TerminalScreen(pictures) as screen:
+    if to_end and not options.json and is_terminal():
+        from vstream.app.live import LiveScreen
+
+        with LiveScreen(pictures, stay=stay) as live:
+            return run(live, to_end=True)
+    if stay and not from_stdin:
+        raise ValueError("--stay needs a terminal to type on, or --questions -")
+    if from_stdin and sys.stdin is None:
+        raise ValueError("--questions - reads standard input, but that is closed")
+    reader = LineReader(sys.stdin.fileno()) if from_stdin else None
+    kind = JsonScreen if options.json else TerminalScreen
+    with kind(pictures, to_end=to_end, reader=reader, stay=stay) as screen:
         return run(screen, to_end=to_end)
 
 
@@ -230,7 +261,9 @@ def _sentence(error: Exception) -> str:
 
 def _tell(sentence: str, code: int) -> int:
     """Says what went wrong in one line on stderr."""
+    from vstream.app.progress import without_credentials
+
     if os.environ.get("VSTREAM_DEBUG") == "1":
-        traceback.print_exc()
-    print(f"vstream: {' '.join(sentence.split())}", file=sys.stderr)
+        print(without_credentials(traceback.format_exc()), end="", file=sys.stderr)
+    print(f"vstream: {without_credentials(' '.join(sentence.split()))}", file=sys.stderr)
     return code

@@ -17,7 +17,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vstream.memory.block import BlockMeta
 
-PACKAGES = ("vstream", "torch", "transformers", "av", "decord", "lmdb", "numpy", "pillow", "typer", "rich")
+PACKAGES = (
+    "vstream",
+    "torch",
+    "transformers",
+    "av",
+    "decord",
+    "lmdb",
+    "numpy",
+    "pillow",
+    "typer",
+    "rich",
+    "prompt_toolkit",
+)
 
 
 def machine_info() -> dict[str, Any]:
@@ -84,6 +96,8 @@ def memory_info(folder: Path) -> dict[str, Any]:
             "file_bytes": disk.file_bytes,
             "last_seconds": state.get("last_seconds"),
             "frames": state.get("counters"),
+            "num_gaps": state.get("num_gaps", 0),
+            "gaps": state.get("gaps", []),
             "levels": _levels(metas),
             "dialogue": state.get("dialogue", []),
         }

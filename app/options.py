@@ -11,18 +11,17 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast, get_type_hints
 
 import typer
 
 if TYPE_CHECKING:
-    pass
+    from vstream.sources import Source
 
 MIB = 1 << 20
 DEFAULT_DISK_MIB = 4096  # as in `vstream.config`, which is not loaded for the sake of a help text
 MAX_DISK_MIB = 1 << 24
 MAX_THREADS = 256
-"""With --memory, the most the memory's file may grow to; it is sparse and takes only what it holds."""
 
 Result = TypeVar("Result")
 
@@ -37,23 +36,31 @@ class Options:
 
     model: Annotated[str | None, _option("What reads the video: a name from `vstream models`.")] = None
     fps: Annotated[float | None, _option("Frames taken per second of video (1).")] = None
-    memory: Annotated[Path | None, _option("Folder where the memory is kept, and goes on from.", metavar="DIR")] = None
+    memory: Annotated[
+        Path | None,
+        _option(
+            "Folder where the memory is kept, and goes on from; with several sources, it holds a folder for each.",
+            metavar="DIR",
+        ),
+    ] = None
     retrieve: Annotated[int | None, _option("Tokens of past detail brought back for a question.")] = None
     window: Annotated[int | None, _option("Most recent tokens, always seen by answers.")] = None
     policy: Annotated[str | None, _option("How the past is searched: maxsim, centred or rekv.")] = None
     selection: Annotated[str | None, _option("One choice for all layers, or each its own: shared or per-layer.")] = None
     clip_frames: Annotated[int | None, _option("Frames encoded together.")] = None
     reader: Annotated[str, _option("What reads files: av or decord.")] = "av"
+    transport: Annotated[str | None, _option("How rtsp:// cameras send: tcp or udp (tcp).")] = None
     evidence_dir: Annotated[Path | None, _option("Folder for the answers' pictures (JPEG).", metavar="DIR")] = None
     json: Annotated[bool, typer.Option("--json", help="One line of JSON per answer on stdout, nothing else.")] = False
     max_tokens: Annotated[int | None, _option("Longest answer, in tokens (64).", panel="Answers")] = None
     temperature: Annotated[float | None, _option("0 is greedy, the default.", panel="Answers")] = None
     top_p: Annotated[float | None, _option("Nucleus sampling, in (0, 1].", panel="Answers")] = None
     seed: Annotated[int | None, _option("Of the sampling.", panel="Answers")] = None
-    device_mib: Annotated[float | None, _option("Memory on the device, MiB.", panel="Budgets")] = None
-    host_mib: Annotated[float | None, _option("Memory in RAM, MiB.", panel="Budgets")] = None
+    device_mib: Annotated[float | None, _option("Memory on the device, MiB, for every source.", panel="Budgets")] = None
+    host_mib: Annotated[float | None, _option("Memory in RAM, MiB, for every source.", panel="Budgets")] = None
     disk_mib: Annotated[
-        float | None, _option(f"Memory on disk, MiB ({DEFAULT_DISK_MIB} with --memory).", panel="Budgets")
+        float | None,
+        _option(f"Memory on disk, MiB, for every source ({DEFAULT_DISK_MIB} with --memory).", panel="Budgets"),
     ] = None
     threads: Annotated[int | None, _option("CPU threads (all cores).", panel="Budgets")] = None
 
@@ -87,6 +94,20 @@ class Options:
         settings["decode"] = DecodeOptions(**decode)
         Config(**settings)  # refuses what will not do before a model is loaded
         return settings
+
+    def open_source(self, given: str, max_side: int) -> Source:
+        """Opens what the user named, frames at most `max_side` pixels long.
+
+        Raises:
+            ValueError: for an input that cannot be read, or a transport or reader that is not one.
+            FileNotFoundError: if there is nothing of that name.
+        """
+        from vstream.sources import open_source
+
+        if self.transport not in (None, "tcp", "udp"):
+            raise ValueError(f"--transport must be tcp or udp, got {self.transport!r}")
+        reader = cast("Literal['av', 'decord']", self.reader)
+        return open_source(given, max_side=max_side, reader=reader, **_given(transport=self.transport))
 
 
 def _given(**values: Any) -> dict[str, Any]:

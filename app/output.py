@@ -12,14 +12,15 @@ import sys
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vstream.app.progress import Progress
+from vstream.app.lines import LineScreen
 
 if TYPE_CHECKING:
     from vstream.answer import Answer, Evidence
-    from vstream.session import Status
+    from vstream.app.desk import Asked, Watched
 
 
 class PictureFolder:
@@ -35,19 +36,18 @@ class PictureFolder:
         Raises:
             ValueError: if a folder of that name cannot be made.
         """
-        self.source_name = "frame"
         self._folder = folder
         if folder is not None:
             if folder.exists() and not folder.is_dir():
                 raise ValueError(f"{folder} is a file; --evidence-dir needs a folder")
             folder.mkdir(parents=True, exist_ok=True)
 
-    def save(self, evidence: Evidence) -> str | None:
-        """Writes the picture of a piece of evidence; its path, None if there is none."""
+    def save(self, evidence: Evidence, source_name: str | None) -> str | None:
+        """Writes the picture of a piece of evidence of a source; its path, None if there is none."""
         if self._folder is None or not evidence.picture:
             return None
         assert evidence.picture_seconds is not None, f"{evidence} has a picture of no time"
-        stem = re.sub(r"[^\w.-]+", "_", Path(self.source_name).stem)
+        stem = re.sub(r"[^\w.-]+", "_", Path(source_name or "frame").stem)
         name = f"{stem}-{evidence.picture_seconds:08.2f}s-{zlib.crc32(evidence.picture):08x}.jpg"
         path = self._folder / name
         if not path.exists():
@@ -57,15 +57,16 @@ class PictureFolder:
         return str(path)
 
 
-def answer_record(answer: Answer, pictures: PictureFolder) -> dict[str, Any]:
+def answer_record(answer: Answer, pictures: PictureFolder, source_name: str | None) -> dict[str, Any]:
     """A finished answer as JSON values; no number is NaN or infinite."""
     ttft_seconds = answer.ttft_seconds
     return {
+        "source": source_name,
         "question": answer.question,
         "answer": answer.text(),
         "asked_at_seconds": answer.asked_at_seconds,
         "snapshot_seconds": answer.snapshot_seconds,
-        "evidence": [_evidence_record(one, pictures.save(one)) for one in answer.evidence],
+        "evidence": [_evidence_record(one, pictures.save(one, source_name)) for one in answer.evidence],
         "ttft_ms": None if ttft_seconds is None else round(ttft_seconds * 1000, 3),
         "tokens_per_second": _finite(answer.tokens_per_second),
         "memory": asdict(answer.memory) if answer.memory else None,
@@ -77,10 +78,16 @@ def _evidence_record(evidence: Evidence, image: str | None) -> dict[str, Any]:
     return {
         "start_seconds": evidence.start_seconds,
         "end_seconds": evidence.end_seconds,
+        "wall_clock": None if evidence.wall_clock is None else _iso(evidence.wall_clock),
         "score": _finite(evidence.score),
         "level": evidence.level,
         "image": image,
     }
+
+
+def _iso(unix_seconds: float) -> str:
+    """ISO 8601 with the local time zone's offset, as `--at` takes it."""
+    return datetime.fromtimestamp(unix_seconds).astimezone().isoformat(timespec="milliseconds")
 
 
 def _finite(number: float | None) -> float | None:
@@ -93,18 +100,20 @@ def print_json(record: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-class JsonScreen(Progress):
+class JsonScreen(LineScreen):
     """Shows every answer as one line of JSON on stdout, when it is over."""
 
-    def __init__(self, pictures: PictureFolder) -> None:
-        """`pictures` is where the evidence goes."""
-        super().__init__()
+    def __init__(self, pictures: PictureFolder, **settings: Any) -> None:
+        """`pictures` is where the evidence goes; the rest is `LineScreen`'s."""
+        super().__init__(**settings)
         self._pictures = pictures
 
-    def show(self, answer: Answer) -> None:
+    def show(self, asked: Asked) -> None:
         """Waits for an answer and prints it."""
-        print_json(answer_record(answer, self._pictures))
+        asked.answer.wait()
+        if asked.answer.error is None:
+            print_json(answer_record(asked.answer, self._pictures, asked.watched.name))
 
-    def close(self, status: Status, answers: Sequence[Answer], wall_seconds: float) -> None:
+    def close(self, watched: Sequence[Watched], answers: Sequence[Answer], wall_seconds: float) -> None:
         """Every line says all there is."""
         self.stop()

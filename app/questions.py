@@ -1,4 +1,4 @@
-"""Questions with the stream time at which they are asked, as people write them.
+"""Questions with the moment at which they are asked, as people and files write them.
 
 This module knows nothing of sessions or models.
 """
@@ -6,14 +6,18 @@ This module knows nothing of sessions or models.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
+from datetime import datetime, time
 from pathlib import Path
 from typing import Any, Literal
 
 from vstream.types import parse_seconds
 
-Moment = float | Literal["end"]
-"""Seconds of stream time, or the end of the stream."""
+Moment = float | datetime | Literal["now", "end"]
+"""Seconds of stream time, a wall-clock time (it has a time zone), the newest frame, or the end of the stream."""
+
+EMPTY = "the question is empty; ask something about the video"
 
 
 @dataclass(frozen=True)
@@ -25,12 +29,30 @@ class Scheduled:
 
 
 def parse_moment(text: str) -> Moment:
-    """A moment from '90', '01:30', '00:01:30' or 'end'.
+    """A moment from '90', '01:30', '00:01:30', 'end', '2026-11-21T15:00' or 'T15:00' (today).
+
+    Wall-clock times are ISO 8601, of the local time zone unless they name one.
 
     Raises:
         ValueError: if it is none of these.
     """
-    return "end" if text.strip() == "end" else parse_seconds(text)
+    text = text.strip()
+    if text == "end":
+        return "end"
+    return _wall_clock(text) if re.match(r"T\d|\d{4}-", text) else parse_seconds(text)
+
+
+def _wall_clock(text: str) -> datetime:
+    try:
+        if text.startswith("T"):
+            clock = time.fromisoformat(text)
+            moment = datetime.combine(datetime.now(clock.tzinfo).date(), clock)
+        else:
+            moment = datetime.fromisoformat(text)
+        return moment.astimezone()  # one without a time zone is local
+    except (ValueError, OverflowError) as error:
+        allowed = "2026-11-21T15:00 or T15:00, with +01:00 or Z for another time zone"
+        raise ValueError(f"{text!r} is not a time; write a wall-clock time as {allowed}") from error
 
 
 def parse_scheduled(text: str) -> Scheduled:
@@ -41,6 +63,15 @@ def parse_scheduled(text: str) -> Scheduled:
     """
     moment, _, question = text.strip().partition(" ")
     return _checked(question, parse_moment(moment))
+
+
+def parse_line(text: str) -> Scheduled:
+    """A question from a line of JSON as in files, or of plain text, which is asked now.
+
+    Raises:
+        ValueError: if it is JSON of another kind, or asks nothing.
+    """
+    return _question_of(text.encode()) if text.lstrip().startswith("{") else _checked(text, "now")
 
 
 def read_questions(path: Path) -> list[Scheduled]:
@@ -56,20 +87,36 @@ def read_questions(path: Path) -> list[Scheduled]:
     return [_read_line(line, f"{path} line {number}") for number, line in numbered if line.strip()]
 
 
+def in_order(scheduled: list[Scheduled]) -> list[Scheduled]:
+    """Questions in the order of their stream times, then those of the wall clock, then those about the end."""
+    return sorted(scheduled, key=_order)
+
+
+def _order(question: Scheduled) -> tuple[int, float]:
+    at = question.at
+    if isinstance(at, datetime):
+        return 1, at.timestamp()
+    return (2, 0.0) if isinstance(at, str) else (0, at)
+
+
 def _read_line(line: bytes, where: str) -> Scheduled:
     try:
-        value = _json(line)
-        if not isinstance(value, dict) or value.keys() != {"at", "question"}:
-            raise ValueError('a question is written as {"at": "00:01:30", "question": "..."}')
-        return _checked(value["question"], _moment(value["at"]))
+        return _question_of(line)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def _question_of(line: bytes) -> Scheduled:
+    value = _json(line)
+    if not isinstance(value, dict) or value.keys() != {"at", "question"}:
+        raise ValueError('a question is written as {"at": "00:01:30", "question": "..."}')
+    return _checked(value["question"], _moment(value["at"]))
 
 
 def _json(line: bytes) -> Any:
     try:
         return json.loads(line.decode())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError("this is no JSON in UTF-8") from error
 
 
@@ -82,5 +129,5 @@ def _moment(value: Any) -> Moment:
 
 def _checked(question: Any, at: Moment) -> Scheduled:
     if not isinstance(question, str) or not question.strip():
-        raise ValueError("the question is empty; ask something about the video")
+        raise ValueError(EMPTY)
     return Scheduled(question.strip(), at)

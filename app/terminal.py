@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
@@ -18,54 +19,85 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from vstream.app.progress import Progress, printable
+from vstream.app.lines import LineScreen
+from vstream.app.progress import printable
+from vstream.app.view import cut, format_wall
 from vstream.types import format_seconds
 
 if TYPE_CHECKING:
     from vstream.answer import Answer, Evidence
+    from vstream.app.desk import Asked, Desk, Watched
     from vstream.app.output import PictureFolder
     from vstream.session import Status
 
+GROW_SECONDS = 0.1
+LABEL_CELLS, TITLE_MARGIN = 30, 8
 THUMBNAIL_CELLS = (24, 8)
 """Columns and lines of an evidence picture in the terminal; a line shows two rows of pixels."""
 
 
-class TerminalScreen(Progress):
+class TerminalScreen(LineScreen):
     """Shows answers on stdout while they grow, and a table on stderr at the end."""
 
-    def __init__(self, pictures: PictureFolder) -> None:
-        """`pictures` is where the evidence goes."""
-        super().__init__()
+    def __init__(self, pictures: PictureFolder, **settings: Any) -> None:
+        """`pictures` is where the evidence goes; the rest is `LineScreen`'s."""
+        super().__init__(**settings)
         self._console = Console(highlight=False)
         self._pictures = pictures
 
-    def show(self, answer: Answer) -> None:
+    def show(self, asked: Asked) -> None:
         """Shows one answer; returns when it is over."""
         with self.paused():
             if self._console.is_terminal:
-                self._grow(answer)
+                self._grow(asked)
             else:
-                self._console.print(_paragraph(answer, answer.text(), self._paths(answer)), soft_wrap=True)
+                asked.answer.wait()
+                self._console.print(_paragraph(asked, self._paths(asked)), soft_wrap=True)
 
-    def close(self, status: Status, answers: Sequence[Answer], wall_seconds: float) -> None:
-        """Sums up a stream that was watched to its end."""
+    def show_finished(self, asked: Asked) -> None:
+        """Shows one answer that is over, as a panel."""
+        self._console.print(self._panel(asked))
+
+    def print(self, text: str) -> None:
+        """Prints a text as it is."""
+        self._console.print(Text(text), soft_wrap=True)
+
+    def print_status(self, desk: Desk, wall_seconds: float) -> None:
+        """Prints how everything stands."""
+        answers = [asked.answer for asked in desk.asked if asked.answer.done]
+        self._console.print(
+            self.summary([one for one in desk.watched if not one.session.closed], answers, wall_seconds)
+        )
+
+    def close(self, watched: Sequence[Watched], answers: Sequence[Answer], wall_seconds: float) -> None:
+        """Sums up streams that were watched to their end."""
         self.stop()
-        self.console.print(closing_table(status, answers, wall_seconds))
+        self.console.print(self.summary(watched, answers, wall_seconds))
 
-    def _grow(self, answer: Answer) -> None:
-        text = ""
+    def summary(self, watched: Sequence[Watched], answers: Sequence[Answer], wall_seconds: float) -> RenderableType:
+        """A table for each source, what became of the answers in the last one."""
+        parts: list[RenderableType] = []
+        for one in watched:
+            facts = closing_facts(one.session.status(), wall_seconds)
+            last = {"answers": _speeds(answers)} if one is watched[-1] else {}
+            parts += [Text(printable(one.label), style="bold")] if one.label else []
+            parts.append(fact_table(facts | last))
+        return Group(*parts)
+
+    def _grow(self, asked: Asked) -> None:
         with Live(console=self._console, redirect_stderr=False, vertical_overflow="visible") as live:
-            for piece in answer:
-                text += piece
-                live.update(self._panel(answer, text))
-            live.update(self._panel(answer, text))
+            while not asked.answer.wait(GROW_SECONDS):
+                live.update(self._panel(asked))
+            live.update(self._panel(asked))
 
-    def _paths(self, answer: Answer) -> list[str | None]:
-        return [self._pictures.save(evidence) for evidence in answer.evidence]
+    def _paths(self, asked: Asked) -> list[str | None]:
+        name = asked.watched.name
+        return [self._pictures.save(evidence, name) for evidence in asked.answer.evidence]
 
-    def _panel(self, answer: Answer, text: str) -> RenderableType:
-        said = Text(printable(text), style="bold")
-        body: RenderableType = Group(said, Text(), *evidence_lines(answer.evidence, self._paths(answer)))
+    def _panel(self, asked: Asked) -> RenderableType:
+        answer = asked.answer
+        said = Text(printable(answer.text_so_far), style="bold")
+        body: RenderableType = Group(said, Text(), *evidence_lines(answer.evidence, self._paths(asked)))
         pictured = next((one for one in answer.evidence if one.picture), None)
         if pictured and self._console.color_system in ("256", "truecolor") and self._console.width >= 80:
             grid = Table.grid(padding=(0, 2))
@@ -73,18 +105,31 @@ class TerminalScreen(Progress):
             when = Text(format_seconds(pictured.picture_seconds), style="dim")
             grid.add_row(Group(thumbnail(pictured.picture), when), body)
             body = grid
-        title = Text(f" {_asked_at(answer)} {' '.join(printable(answer.question).split())} ", style="cyan")
-        return Panel(body, title=title, title_align="left", subtitle=_speed(answer), subtitle_align="right")
+        title, question = _asked_at(asked), Text(" ".join(printable(answer.question).split()), style="cyan")
+        if cell_len(title) + cell_len(question.plain) + TITLE_MARGIN > self._console.width:
+            body = Group(question, Text(), body)
+        else:
+            title = f"{title} {question.plain}"
+        return Panel(
+            body,
+            title=Text(f" {title} ", style="cyan"),
+            title_align="left",
+            subtitle=_speed(answer),
+            subtitle_align="right",
+        )
 
 
-def _paragraph(answer: Answer, text: str, paths: Sequence[str | None]) -> Text:
-    lines = [Text(f"[{_asked_at(answer)}] {printable(answer.question)}"), Text(printable(text))]
+def _paragraph(asked: Asked, paths: Sequence[str | None]) -> Text:
+    answer = asked.answer
+    lines = [Text(f"[{_asked_at(asked)}] {printable(answer.question)}"), Text(printable(answer.text_so_far))]
     lines += [Text("  ") + line for line in evidence_lines(answer.evidence, paths)]
     return Text("\n").join([*lines, Text(f"  {_speed(answer)}\n")])
 
 
-def _asked_at(answer: Answer) -> str:
-    return "end" if answer.asked_at_seconds is None else format_seconds(answer.asked_at_seconds)
+def _asked_at(asked: Asked) -> str:
+    seconds = asked.answer.asked_at_seconds
+    when = "end" if seconds is None else format_seconds(seconds)
+    return f"{cut(printable(asked.watched.label), LABEL_CELLS)} {when}".strip()
 
 
 def _speed(answer: Answer) -> str:
@@ -93,16 +138,22 @@ def _speed(answer: Answer) -> str:
         parts.append(f"first token after {answer.ttft_seconds * 1000:.0f} ms")
     if answer.tokens_per_second is not None:
         parts.append(f"{answer.tokens_per_second:.1f} tokens/s")
+    if answer.finish_reason == "cancelled":
+        parts.append("cancelled")
     return ", ".join(parts)
 
 
 def evidence_lines(evidence: Sequence[Evidence], paths: Sequence[str | None]) -> list[Text]:
     """A line for each piece of evidence: its times, level, score and picture."""
     return [
-        Text(f"{format_seconds(one.start_seconds)}-{format_seconds(one.end_seconds)}  {one.level:<6} {one.score:6.3f}")
-        + Text(f"  {path}" if path else "", style="dim")
+        Text(f"{_times(one)}  {one.level:<6} {one.score:6.3f}") + Text(f"  {path}" if path else "", style="dim")
         for one, path in zip(evidence, paths, strict=True)
     ]
+
+
+def _times(one: Evidence) -> str:
+    span = f"{format_seconds(one.start_seconds)}-{format_seconds(one.end_seconds)}"
+    return span if one.wall_clock is None else f"{span}  {format_wall(one.wall_clock)}"
 
 
 def thumbnail(jpeg: bytes) -> Text:
@@ -125,22 +176,19 @@ def _hex(pixel: Any) -> str:
     return "#{:02x}{:02x}{:02x}".format(*pixel)
 
 
-def closing_table(status: Status, answers: Sequence[Answer], wall_seconds: float) -> Table:
+def closing_facts(status: Status, wall_seconds: float) -> dict[str, str]:
     """What became of the frames, how fast it went, and how much is remembered where."""
     frames, memory = status.frames, status.memory
     blocks = ", ".join(f"{count} {level}" for level, count in status.blocks.items())
     tiers = {"device": memory.device_bytes, "host": memory.host_bytes, "disk": memory.disk_bytes}
-    return fact_table(
-        {
-            "frames": f"{frames.decoded} decoded, {frames.received} taken: {frames.encoded} encoded, "
-            f"{frames.skipped} skipped, {frames.dropped} dropped, {frames.queued} queued",
-            "time": f"{format_seconds(status.clock_seconds or 0)} of video in {wall_seconds:.1f} s, "
-            f"at most {status.max_lag_seconds:.1f} s behind",
-            "answers": _speeds(answers),
-            "memory": f"{blocks} blocks ({status.moved['demoted']} demoted, {status.moved['merged']} merged)",
-            "bytes": ", ".join(f"{tier} {megabytes(count)}" for tier, count in tiers.items()),
-        }
-    )
+    return {
+        "frames": f"{frames.decoded} decoded, {frames.received} taken: {frames.encoded} encoded, "
+        f"{frames.skipped} skipped, {frames.dropped} dropped, {frames.queued} queued",
+        "time": f"{format_seconds(status.clock_seconds or 0)} of video in {wall_seconds:.1f} s, "
+        f"at most {status.max_lag_seconds:.1f} s behind",
+        "memory": f"{blocks} blocks ({status.moved['demoted']} demoted, {status.moved['merged']} merged)",
+        "bytes": ", ".join(f"{tier} {megabytes(count)}" for tier, count in tiers.items()),
+    }
 
 
 def _speeds(answers: Sequence[Answer]) -> str:
@@ -163,7 +211,7 @@ def fact_table(facts: Mapping[str, Any]) -> Table:
     """Names and values, one a line."""
     table = Table.grid(padding=(0, 2))
     for name, value in facts.items():
-        table.add_row(Text(name, style="cyan"), Text(printable(str(value))))
+        table.add_row(Text(printable(name), style="cyan"), Text(printable(str(value))))
     return table
 
 

@@ -112,8 +112,10 @@ def test_features_that_are_no_numbers_are_refused(value: float) -> None:
 def test_a_frame_with_too_many_tokens_is_refused() -> None:
     with Engine(RandomLlama()) as engine:
         source = PushSource("p")
-        session = engine.open(source)
+        session = engine.open(source, start=False)
+        answer = session.ask("What?", at="end")
+        engine.serve(session)
         source.push(feature_frames(1, tokens=40)[0].image)
         source.end()
         with pytest.raises(ValueError, match="tokens each, but 'random' allows"):
-            session.ask("What?", at="end").text(30)
+            answer.text(30)

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,13 @@ from vstream.app.terminal import thumbnail
 
 VSTREAM = Path(sys.executable).with_name("vstream")
 RANDOM = ["--model", "random", "--threads", "1"]
+CAMERA = "lavfi:testsrc2=size=320x240:rate=10,realtime"
 TINY = [*RANDOM, "--fps", "2", "--max-tokens", "8"]
 KEYS = {
-    "question", "answer", "asked_at_seconds", "snapshot_seconds", "evidence", "ttft_ms", "tokens_per_second",
+    "source", "question", "answer", "asked_at_seconds", "snapshot_seconds", "evidence", "ttft_ms", "tokens_per_second",
     "memory", "frames",
 }  # fmt: skip
-EVIDENCE_KEYS = {"start_seconds", "end_seconds", "score", "level", "image"}
+EVIDENCE_KEYS = {"start_seconds", "end_seconds", "wall_clock", "score", "level", "image"}
 MEMORY_KEYS = {"blocks", "device_bytes", "host_bytes", "disk_bytes"}
 FRAMES_KEYS = {"decoded", "received", "encoded", "skipped", "dropped", "queued"}
 
@@ -137,7 +139,8 @@ def test_numbers_that_json_lacks_are_null() -> None:
     answer = Answer("one?", 1.0)
     answer.evidence = (Evidence(0.0, 1.0, float("nan"), "detail", 1, b"", None),)
     answer.finish("stop")
-    record = answer_record(answer, PictureFolder(None))
+    record = answer_record(answer, PictureFolder(None), "a.mp4")
+    assert record["source"] == "a.mp4"
     assert record["evidence"][0]["score"] is None
     assert record["tokens_per_second"] is None
     json.dumps(record, allow_nan=False)
@@ -194,6 +197,92 @@ def test_a_watch_reports_a_time_past_the_end_and_goes_on(
     assert "the video ends at" in said.err
     assert main(["info", str(tmp_path / "memory"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["frames"]["encoded"] == 40
+
+
+# Several sources, and cameras ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def other_video(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """10 seconds of a clock."""
+    return str(write_video(tmp_path_factory.mktemp("other") / "other clock.mp4", constant_times(50, 5.0)))
+
+
+def test_several_sources_answer_each_for_itself(
+    video: str, other_video: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "kept"
+    arguments = [video, other_video, *TINY, "--ask", "5 one?", "--ask", "end two?", "--memory", str(folder)]
+    assert main(["watch", *arguments, "--json"]) == 0
+    found = records(capsys.readouterr().out)
+    asked = sorted((record["source"], record["question"], round(record["snapshot_seconds"])) for record in found)
+    assert asked == [
+        ("clock.mp4", "one?", 5), ("clock.mp4", "two?", 20), ("other clock.mp4", "one?", 5),
+        ("other clock.mp4", "two?", 10),
+    ]  # fmt: skip
+    assert sorted(path.name for path in folder.iterdir()) == ["clock.mp4", "other_clock.mp4"]
+    (alone,) = ask_json(capsys, str(folder / "other_clock.mp4"), "two?", *TINY)
+    assert alone["answer"] == next(one for one in found if one["source"][0] + one["question"] == "otwo?")["answer"]
+    assert main(["watch", *arguments]) == 0
+    said = capsys.readouterr()
+    assert "[@1 clock.mp4 00:05] one?" in said.out
+    assert "[@2 other clock.mp4 00:09] two?" in said.out
+    assert said.err.count(" encoded, ") == 2
+
+
+def test_sources_that_would_share_a_memory_are_refused(
+    video: str, other_video: str, watched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    twin = shutil.copy(other_video, tmp_path / "clock.mp4")
+    both = ["watch", video, str(twin), *TINY, "--ask", "1 one?"]
+    refused(capsys, [*both, "--memory", str(tmp_path / "m")], 2, "2 sources are called 'clock.mp4' and would share")
+    assert main([*both, "--json"]) == 0
+    assert {record["source"] for record in records(capsys.readouterr().out)} == {"clock.mp4"}
+    refused(capsys, ["watch", video, other_video, "--memory", str(watched)], 2, "is the memory of one source")
+    refused(capsys, ["watch", video, str(watched)], 2, "is a memory: there is nothing to watch")
+
+
+def test_a_source_that_fails_leaves_the_others_alone(
+    video: str, other_video: str, tmpfs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(tmpfs, leave_bytes=450_000)
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (tmpfs / "memory").mkdir()
+    (kept / "clock.mp4").symlink_to(tmpfs / "memory")
+    arguments = [video, other_video, *TINY, "--memory", str(kept), "--ask", "end one?", "--json"]
+    assert main(["watch", *arguments]) == 1
+    said = capsys.readouterr()
+    assert [record["source"] for record in records(said.out)] == ["other clock.mp4"]
+    assert re.fullmatch(r"vstream: @1 clock.mp4: the watching ended: could not write to the memory[^\n]+\n", said.err)
+
+
+def test_a_camera_is_asked_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
+    (record,) = ask_json(capsys, CAMERA, "one?", *TINY, "--at", "2")
+    assert record["source"] == CAMERA
+    assert record["asked_at_seconds"] == 2.0
+    assert record["frames"]["dropped"] == 0
+    clocks = [datetime.fromisoformat(one["wall_clock"]) for one in record["evidence"] if one["wall_clock"]]
+    assert clocks
+    assert all(abs(clock.timestamp() - time.time()) < 60 for clock in clocks)
+
+
+def test_a_memory_is_asked_by_the_wall_clock(watched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(tmp_path / "memory")
+    (record,) = ask_json(capsys, CAMERA, "one?", *TINY, "--at", "4.5", "--memory", folder)
+    seen = max((one for one in record["evidence"] if one["wall_clock"]), key=lambda one: one["start_seconds"])
+    (again,) = ask_json(capsys, folder, "two?", *TINY, "--at", seen["wall_clock"])
+    assert again["asked_at_seconds"] == pytest.approx(seen["start_seconds"], abs=0.01)
+    refused(capsys, ["ask", folder, "one?", *TINY, "--at", "2001-01-01T00:00"], 2, "was not watched before")
+    refused(capsys, ["ask", str(watched), "one?", *TINY, "--at", seen["wall_clock"]], 2, "has no wall clock")
+
+
+def test_a_camera_is_asked_at_a_wall_clock_time_to_come(capsys: pytest.CaptureFixture[str]) -> None:
+    began = datetime.now().astimezone()
+    moment = began + timedelta(seconds=12)
+    (record,) = ask_json(capsys, CAMERA, "one?", *TINY, "--at", moment.isoformat())
+    assert 0 < record["asked_at_seconds"] < 12
+    assert datetime.now().astimezone() > moment
 
 
 # Looking around ---------------------------------------------------------------------------------------------------
@@ -284,7 +373,7 @@ def test_bad_sources_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[s
     (tmp_path / "folder").mkdir()
     write_audio(tmp_path / "sound.m4a")
     bad = {
-        "missing.mp4": "there is no file or folder .*missing.mp4",
+        "missing.mp4": "there is no file .*missing.mp4",
         "text.mp4": "text.mp4 ",
         "empty.mp4": "empty",
         "folder": "holds no pictures",
@@ -292,7 +381,21 @@ def test_bad_sources_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[s
     }
     for name, sentence in bad.items():
         refused(capsys, ["ask", str(tmp_path / name), "one?", *RANDOM], 2, sentence)
-    refused(capsys, ["ask", "rtsp://camera/stream", "one?", *RANDOM], 2, "not supported yet")
+    refused(capsys, ["ask", "http://camera/stream", "one?", *RANDOM], 2, "http:// is not supported")
+    refused(capsys, ["ask", "rtsp://me:x@camera/door", "one?"], 2, "rtsp://camera/door is a camera and has no end")
+    refused(capsys, ["watch", CAMERA, "--ask", "end one?"], 2, "is a camera and has no end")
+    refused(capsys, ["watch", CAMERA, "--transport", "pigeon"], 2, "--transport must be tcp or udp")
+
+
+@pytest.mark.parametrize(
+    "typed", ["rtsp:/me:secret@host/x", "rtsp://me:se cret@host", "rtp://me:secret@host", "me:secret@host"]
+)
+def test_a_camera_s_password_is_in_no_sentence(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["ask", typed, "one?"], ["watch", typed], ["watch", CAMERA, typed, "--fps", "x"]):
+        assert main(command) == 2
+        told = capsys.readouterr()
+        assert told.out == ""
+        assert "cret" not in told.err
 
 
 def test_bad_questions_are_refused(video: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -362,11 +465,11 @@ def test_a_damaged_memory_is_refused(memory: Path, capsys: pytest.CaptureFixture
 
 
 def test_models_add_refuses_what_it_cannot(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    video: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("VSTREAM_CACHE", str(tmp_path / "cache"))
     refused(capsys, ["models", "add", "random"], 2, "only the model 'embedded' is added, not 'random'")
-    refused(capsys, ["ask", str(tmp_path), "one?", "--model", "embedded"], 2, "run `vstream models add embedded`")
+    refused(capsys, ["ask", video, "one?", "--model", "embedded"], 2, "run `vstream models add embedded`")
     assert main(["models", "add", "embedded", "--from", str(tmp_path)]) == 2
     assert "has no wheel of" in capsys.readouterr().err
 
@@ -399,10 +502,15 @@ def test_a_disk_that_fills_up_is_a_failure(video: str, tmpfs: Path, capsys: pyte
     assert 0 < json.loads(capsys.readouterr().out)["frames"]["encoded"] < 40
 
 
-def test_a_read_only_disk_can_be_looked_at_only(watched: Path, tmpfs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_memory_on_a_read_only_disk_can_be_asked(
+    watched: Path, video: str, tmpfs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.copytree(watched, tmpfs / "memory")
     subprocess.run(["mount", "-o", "remount,ro", tmpfs], check=True)
-    refused(capsys, ["ask", str(tmpfs / "memory"), "one?", *RANDOM], 1, "cannot write to the memory folder")
+    assert main(["ask", str(tmpfs / "memory"), "one?", "--json", *RANDOM]) == 0
+    assert json.loads(capsys.readouterr().out)["snapshot_seconds"] == pytest.approx(19.6)
+    onto = ["--memory", str(tmpfs / "memory")]
+    refused(capsys, ["watch", video, *TINY, *onto], 1, "cannot write to the memory folder")
     assert main(["info", str(tmpfs / "memory"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["frames"]["encoded"] == 40
 
@@ -412,6 +520,52 @@ def test_a_read_only_disk_can_be_looked_at_only(watched: Path, tmpfs: Path, caps
 
 def start(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen([VSTREAM, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_questions_come_by_standard_input_while_cameras_are_watched() -> None:
+    away = "rtsp://me:secret@127.0.0.1:9/door"
+    arguments = [VSTREAM, "watch", away, CAMERA, *TINY, "--questions", "-", "--json"]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(arguments, **pipes, text=True) as watching:
+        assert watching.stdin is not None
+        assert watching.stdout is not None
+        watching.stdin.write('one?\n\n{"at": 3, "question": "two?"}\n{"at"\n')
+        watching.stdin.close()  # which ends nothing
+        watching.stdin = None
+        found = [json.loads(watching.stdout.readline()) for _ in range(3)]
+        watching.send_signal(signal.SIGINT)
+        out, err = watching.communicate(timeout=30)
+    assert sorted((record["question"], record["source"]) for record in found) == [
+        ("one?", CAMERA), ("one?", "rtsp://127.0.0.1:9/door"), ("two?", CAMERA),
+    ]  # fmt: skip
+    assert watching.returncode == 130
+    assert out == ""
+    assert sorted(err.splitlines()) == [
+        "vstream: @1 rtsp://127.0.0.1:9/door: connection refused, trying again",
+        "vstream: no answer to '{\"at\"': this is no JSON in UTF-8",
+        "vstream: stopped; nothing is kept without --memory DIR",
+    ]
+
+
+@pytest.mark.slow
+def test_stay_without_a_terminal_goes_on_until_the_questions_end(video: str) -> None:
+    arguments = [VSTREAM, "watch", video, *TINY, "--questions", "-", "--stay", "--json"]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(arguments, **pipes, text=True) as watching:
+        assert watching.stdin is not None
+        assert watching.stdout is not None
+        watching.stdin.write('{"at": "end", "question": "one?"}\n')
+        watching.stdin.flush()
+        assert json.loads(watching.stdout.readline())["question"] == "one?"
+        watching.stdin.write("two?")
+        out, err = watching.communicate(timeout=30)
+    assert json.loads(out)["snapshot_seconds"] == pytest.approx(19.6)
+    assert (watching.returncode, err) == (0, "")
+
+
+def test_stay_needs_somewhere_to_ask(video: str, capsys: pytest.CaptureFixture[str]) -> None:
+    refused(capsys, ["watch", video, *TINY, "--stay"], 2, "--stay needs a terminal to type on, or --questions -")
 
 
 def wait_for_commit(folder: Path, process: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]) -> float:
@@ -478,7 +632,8 @@ def test_on_a_terminal_there_is_a_bar_a_panel_and_a_picture(video: str) -> None:
     environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "100"}
     environment.pop("NO_COLOR", None)
     arguments = [VSTREAM, "watch", video, *TINY, "--ask", "00:10 what?", "--max-tokens", "4"]
-    with subprocess.Popen(arguments, stdin=terminal, stdout=terminal, stderr=terminal, env=environment) as watching:
+    streams: dict[str, int] = {"stdin": subprocess.DEVNULL, "stdout": terminal, "stderr": terminal}  # nobody can type
+    with subprocess.Popen(arguments, env=environment, **streams) as watching:
         os.close(terminal)
         shown = read_all(screen)
     os.close(screen)

@@ -217,4 +217,5 @@ class Answerer:
             block_id=None,
             picture=jpeg_of(newest),
             picture_seconds=newest.pts_seconds,
+            wall_clock=None if frames[0].epoch_seconds is None else frames[0].epoch_seconds + frames[0].pts_seconds,
         )
