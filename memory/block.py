@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -79,7 +80,7 @@ class BlockMeta:
     start: Tensor
     picture_seconds: float = float("nan")
 
-    @property
+    @cached_property
     def num_tokens(self) -> int:
         """Tokens N."""
         return int(self.kinds.shape[0])

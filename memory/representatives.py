@@ -73,10 +73,10 @@ class RepresentativeTable:
         """Free a block's row."""
         heapq.heappush(self._free, self._row_of.pop(block_id))
 
-    def rows(self, ids: Sequence[int]) -> Tensor:
-        """The representatives [L, K, B, D] of blocks, in the order given."""
+    def rows(self, ids: Sequence[int], layers: slice = slice(None)) -> Tensor:
+        """The representatives [L, K, B, D] of blocks, in the order given, for some layers (all, unless said)."""
         index = torch.tensor([self._row_of[block_id] for block_id in ids], dtype=torch.int64, device=self.table.device)
-        return self.table.index_select(2, index)
+        return self.table[layers].index_select(2, index)
 
     def check_integrity(self, ids: set[int]) -> None:
         """Raise RuntimeError unless exactly the blocks `ids` have a row each, and all other rows are free."""

@@ -90,11 +90,11 @@ class Retriever(ABC):
         """
         if not candidates:
             return Selection((), {})
-        scores = self.score(query, representatives, mean).tolist()
-        ranked = sorted(range(len(candidates)), key=lambda i: (-scores[i], i))
+        scores = self.score(query, representatives, mean)
+        ranked = scores.argsort(descending=True, stable=True).tolist()
         chosen = sorted(_fill(ranked, [meta.num_tokens for meta in candidates], budget_tokens))
         ids = tuple(candidates[i].id for i in chosen)
-        return Selection(ids, {meta.id: score for meta, score in zip(candidates, scores, strict=True)})
+        return Selection(ids, {meta.id: score for meta, score in zip(candidates, scores.tolist(), strict=True)})
 
 
 def mean_key(representatives: Tensor, weights: Tensor) -> Tensor:
@@ -113,8 +113,10 @@ def mean_key(representatives: Tensor, weights: Tensor) -> Tensor:
 
 def _fill(ranked: Sequence[int], sizes: Sequence[int], budget: int) -> list[int]:
     """Best first, everything that still fits."""
-    chosen = []
+    chosen, smallest = [], min(sizes)
     for i in ranked:
+        if budget < smallest:
+            break
         if sizes[i] <= budget:
             budget -= sizes[i]
             chosen.append(i)
@@ -161,10 +163,10 @@ class MaxSim(Retriever):
 
     def score(self, query: Query, representatives: Tensor, mean: Tensor) -> Tensor:
         """See `Retriever.score`."""
-        keys = normalize(representatives.float() - mean, dim=-1)
+        keys = representatives.float() - mean
         words = normalize(query.word_keys, dim=-1)
-        similarity = torch.einsum("lkwd,lkbd->lkwb", words, keys).mean(dim=(0, 1))  # [W, B]
-        return similarity.amax(dim=0)
+        products = words @ keys.mT / keys.norm(dim=-1).clamp_min(1e-12)[:, :, None]  # [L, K, W, B], cosines
+        return products.mean(dim=(0, 1)).amax(dim=0)
 
 
 RETRIEVERS: dict[str, type[Retriever]] = {policy.name: policy for policy in (MaxSim, Centred, ReKV)}

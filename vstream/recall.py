@@ -48,8 +48,7 @@ class Recall:
         self.chosen: set[int] = set()
         self.scores: dict[int, float] = {}
         self._adapter, self._store, self._retriever, self._cache = adapter, store, retriever, cache
-        self._budgets = {GIST: gist_tokens, DETAIL: detail_tokens}
-        self._candidates = {level: [m for m in view.candidates if m.level == level] for level in self._budgets}
+        self._levels = [(view.on_level(GIST), gist_tokens), (view.on_level(DETAIL), detail_tokens)]
         self._view = view
         self._original = original_positions
         self._votes = 0
@@ -58,7 +57,7 @@ class Recall:
     @property
     def has_candidates(self) -> bool:
         """Whether there is anything to choose from."""
-        return any(self._candidates.values())
+        return bool(self._view.candidates)
 
     def query(self, means: Tensor, word_keys: Tensor, layers: slice | None = None) -> Query:
         """A query from mean queries [L, K, D] and word keys [L, K, W, D] of `self.layers`, unless others are given."""
@@ -87,23 +86,26 @@ class Recall:
 
     def _choose(self, query: Query, layers: slice) -> list[BlockMeta]:
         """The condensed past, then detail, each in time order and within its budget."""
-        room, metas = self._cache.room, []
-        for level, budget in self._budgets.items():
-            picked = self._select(query, self._candidates[level], min(budget, room), layers)
+        room, metas = self._cache.room, list[BlockMeta]()
+        for (candidates, representatives), budget in self._levels:
+            picked = self._select(query, candidates, representatives, min(budget, room), layers)
             room -= sum(meta.num_tokens for meta in picked)
             metas += picked
-        window = [placed.meta for placed in self._cache.snapshot.window]
-        self._select(query, window, 0, layers)  # they are in the answer anyway; their scores are evidence
+        self._select(query, *self._view.in_window, 0, layers)  # in the answer anyway; the scores are evidence
         self.chosen |= {meta.id for meta in metas}
         self._votes += 1
         return metas
 
-    def _select(self, query: Query, candidates: Sequence[BlockMeta], budget: int, layers: slice) -> list[BlockMeta]:
+    def _select(
+        self, query: Query, candidates: Sequence[BlockMeta], representatives: Tensor, budget: int, layers: slice
+    ) -> list[BlockMeta]:
         """Chooses, and takes the scores into the mean over all who have chosen."""
-        representatives = self._view.representatives_of(candidates, layers)
-        selection = self._retriever.select(query, candidates, representatives, self._view.mean_key[layers], budget)
-        for block_id, score in selection.scores.items():
-            mean = self.scores.get(block_id, 0.0)
-            self.scores[block_id] = mean + (score - mean) / (self._votes + 1)
+        mean = self._view.mean_key[layers]
+        selection = self._retriever.select(query, candidates, representatives[layers], mean, budget)
+        if self._votes:
+            pairs = ((block_id, self.scores[block_id], score) for block_id, score in selection.scores.items())
+            self.scores.update({block_id: old + (new - old) / (self._votes + 1) for block_id, old, new in pairs})
+        else:
+            self.scores.update(selection.scores)
         chosen = set(selection.ids)
         return [meta for meta in candidates if meta.id in chosen]

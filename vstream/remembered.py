@@ -165,13 +165,18 @@ class Remembered(ABC):
     def _view(self, snapshot: Snapshot, candidates: list[BlockMeta]) -> View:
         """With the representatives of all blocks; that of a shortened block does not know what was cut off."""
         metas = [*candidates, *(placed.meta for placed in snapshot.window)]
-        rows = self.store.representatives.rows([meta.id for meta in metas])
+        rows = self.store.representatives.rows([meta.id for meta in metas], self._choosing)
         for row, meta in enumerate(metas):
-            if meta.num_tokens < self.store.meta(meta.id).num_tokens:
+            if meta is not self.store.meta(meta.id):
                 kv = self.store.gather([meta.id], [meta.num_tokens])
-                rows[:, :, row] = representative_of(kv, meta.kinds)
-        sink_key = self.store.representatives.rows([SINK_ID]).float()
-        return View(snapshot, candidates, rows, sink_key)
+                rows[:, :, row] = representative_of(kv, meta.kinds)[self._choosing]
+        return View(snapshot, candidates, rows, self.store.representatives.rows([SINK_ID], self._choosing).float())
+
+    @property
+    def _choosing(self) -> slice:
+        """Layers that choose blocks: each for itself, or as many as the policy reads."""
+        alone, layers = self._config.selection == "per-layer", self.adapter.num_layers
+        return slice(0, layers if alone else self.retriever.num_layers_read(layers))
 
     def _until(self, meta: BlockMeta, until_seconds: float) -> BlockMeta:
         if meta.end_seconds <= until_seconds:

@@ -24,7 +24,7 @@ class View:
     Attributes:
         snapshot: sink and window.
         candidates: blocks behind the window, in time order.
-        representatives: [L, K, B, D] float16, of `blocks`.
+        representatives: [L, K, B, D] float16, of `blocks`, for the first L layers: those that choose.
         sink_key: [L, K, 1, D] float32, the mean key of the system prompt.
     """
 
@@ -33,7 +33,7 @@ class View:
     representatives: Tensor
     sink_key: Tensor
 
-    @property
+    @cached_property
     def blocks(self) -> list[BlockMeta]:
         """Candidates, then the window."""
         return [*self.candidates, *(placed.meta for placed in self.snapshot.window)]
@@ -48,10 +48,20 @@ class View:
         """Time of the newest frame, None where there is none."""
         return max((meta.end_seconds for meta in self.blocks), default=None)
 
-    def representatives_of(self, metas: Sequence[BlockMeta], layers: slice) -> Tensor:
-        """[L, K, B, D] of some of the blocks, for some layers."""
-        return self.representatives[layers][:, :, [self._row[meta.id] for meta in metas]]
+    def on_level(self, level: int) -> tuple[list[BlockMeta], Tensor]:
+        """A level's candidates, and their representatives [L, K, B, D]."""
+        rows = [row for row, meta in enumerate(self.candidates) if meta.level == level]
+        return [self.candidates[row] for row in rows], self._rows(rows)
 
-    @cached_property
-    def _row(self) -> dict[int, int]:
-        return {meta.id: row for row, meta in enumerate(self.blocks)}
+    @property
+    def in_window(self) -> tuple[list[BlockMeta], Tensor]:
+        """The window's blocks, and their representatives [L, K, B, D]."""
+        start = len(self.candidates)
+        return self.blocks[start:], self.representatives[:, :, start:]
+
+    def _rows(self, rows: Sequence[int]) -> Tensor:
+        if len(rows) == len(self.candidates):
+            return self.representatives[:, :, : len(rows)]
+        return self.representatives.index_select(
+            2, torch.tensor(rows, dtype=torch.int64, device=self.representatives.device)
+        )
