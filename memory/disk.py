@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from torch import Tensor
 from vstream.memory import folder as folders
 from vstream.memory.block import Block, BlockMeta, BlockShape
 from vstream.memory.budget import FIXED_DISK_BYTES
+from vstream.memory.environment import Environment, open_env
 from vstream.memory.records import (
     PAGE_BYTES,
     DamagedError,
@@ -39,7 +41,17 @@ from vstream.memory.records import (
     to_pages,
 )
 
-MAX_READERS = 126  # processes that may read at once; LMDB's own default, which its lock file has room for
+PATIENCE_SECONDS = 10.0  # how long a write waits for room that a reader's snapshot keeps busy
+
+
+class HeldBackError(Exception):
+    """Processes keep freed pages busy."""
+
+    def __init__(self, pids: Sequence[int]) -> None:
+        super().__init__(
+            f"process {', '.join(map(str, pids))} has been reading one commit of it for more than "
+            f"{PATIENCE_SECONDS:g} s; let it go on, or end it"
+        )
 
 
 @dataclass(frozen=True)
@@ -69,13 +81,14 @@ class DiskTier:
         created: when, ISO 8601.
     """
 
-    def __init__(self, folder: Path, env: Any, writer: int | None) -> None:
+    def __init__(self, folder: Path, shared: Environment, writer: int | None) -> None:
         manifest = folders.read_manifest(folder)
         self.folder = folder
         self.identity: dict[str, str | int] = manifest["identity"]
         self.created = str(manifest.get("created", ""))
-        self._env = env
+        self._shared = shared
         self._writer = writer
+        self._closed = False
         self._snapshot: Any = None  # the read transaction of `snapshot`, while it lasts
 
     @classmethod
@@ -94,10 +107,12 @@ class DiskTier:
                 _create(folder, identity, map_bytes)
             folders.check_identity(folder, folders.read_manifest(folder)["identity"], identity)
             _fit_file(folder, map_bytes)
-            tier = cls(folder, _open_env(folder, map_size=map_bytes, sync=durable), writer)
-            tier._env.reader_check()  # lets go of what readers that were killed still held
+            shared = Environment.take(folder)
+            undo.callback(shared.release)
+            shared.begin_writing(map_bytes=map_bytes, durable=durable)
+            tier = _checked(cls(folder, shared, writer))
             undo.pop_all()
-        return _checked(tier)
+        return tier
 
     @classmethod
     def open_readonly(cls, folder: Path) -> DiskTier:
@@ -106,8 +121,12 @@ class DiskTier:
             raise ValueError(f"there is no memory in {folder}")
         folders.read_manifest(folder)
         folders.check_whole(folder)
-        shared = os.access(folder / folders.LOCK, os.W_OK)
-        return _checked(cls(folder, _open_env(folder, readonly=True, lock=shared), None))
+        with ExitStack() as undo:
+            shared = Environment.take(folder)
+            undo.callback(shared.release)
+            tier = _checked(cls(folder, shared, None))
+            undo.pop_all()
+        return tier
 
     @property
     def file_bytes(self) -> int:
@@ -170,6 +189,8 @@ class DiskTier:
                 f"the memory in {self.folder} has no room for {len(add)} more blocks in its "
                 f"{self._env.info()['map_size']} bytes, so nothing was changed; give it a larger disk budget"
             ) from error
+        except HeldBackError as error:
+            raise RuntimeError(f"the memory in {self.folder} has no room: {error}, so nothing was changed") from error
         except (lmdb.Error, OSError) as error:
             free = shutil.disk_usage(self.folder).free
             raise OSError(
@@ -199,12 +220,23 @@ class DiskTier:
             for block_id in blocks:
                 self._read(part, block_id)
 
+    @property
+    def is_current(self) -> bool:
+        """Whether the folder still holds the file that was opened."""
+        return self._shared.is_current
+
+    @property
+    def _env(self) -> Any:
+        return self._shared.lmdb
+
     def close(self) -> None:
-        """Close the file and let go of the writer's lock; may be called again."""
-        self._env.close()
+        """Let go of the file and of the writer's lock; may be called again."""
+        if self._closed:
+            return
+        self._closed = True
+        self._shared.release()
         if self._writer is not None:
             os.close(self._writer)
-            self._writer = None
 
     def __enter__(self) -> DiskTier:
         return self
@@ -235,40 +267,54 @@ class DiskTier:
         """A short read transaction, or the snapshot's; what it yields must be copied out of it."""
         import lmdb
 
+        if self._closed:
+            raise RuntimeError(f"the memory in {self.folder} is closed; open it again")
         try:
             if self._snapshot is not None:
                 yield self._snapshot
                 return
-            with self._begin_reading() as txn:
+            with self._shared.reading() as txn:
                 yield txn
         except (DamagedError, lmdb.Error) as error:
             raise RuntimeError(f"the memory in {self.folder} is damaged: {error}") from error
 
-    def _begin_reading(self) -> Any:
-        """A read transaction; the map is first enlarged where another process has enlarged the file."""
-        import lmdb
-
-        try:
-            return self._env.begin(buffers=True)
-        except lmdb.MapResizedError:
-            self._env.set_mapsize(0)
-            return self._env.begin(buffers=True)
-
     def _write_reusing(self, records: dict[tuple[Part, int], bytes | memoryview], remove: Sequence[int]) -> None:
-        """One transaction; if the map is full, once more after the last commits' freed pages can be used again."""
+        """One transaction; if the map is full, again when the last commits' freed pages can be used again.
+
+        That takes two commits more, and that no process still reads an earlier one: a write waits for those that do.
+        """
         import lmdb
 
         info = self._env.info()
         tree = info["last_pgno"] // 32  # no commit rewrites more than the whole tree
         pages = 256 + tree + 2 * sum(num_pages(len(body)) for body in records.values())
         folders.extend(self.folder, min((info["last_pgno"] + 1 + pages) * PAGE_BYTES, info["map_size"]))
+        deadline = time.monotonic() + PATIENCE_SECONDS
         try:
             self._transact(records, remove)
         except lmdb.MapFullError:
-            self._env.reader_check()
-            for _ in range(2):  # pages freed by one commit are free for the next but one
+            late = self._shared.late_readers()
+            while not self._reclaimed(records, remove):
+                late = late or self._shared.late_readers()
+                if not late:
+                    raise
+                if time.monotonic() > deadline:
+                    raise HeldBackError(late) from None
+                time.sleep(0.01)
+                late = self._shared.late_readers()
+
+    def _reclaimed(self, records: dict[tuple[Part, int], bytes | memoryview], remove: Sequence[int]) -> bool:
+        """The transaction after two small ones: pages freed by one commit are free for the next but one."""
+        import lmdb
+
+        self._env.reader_check()
+        try:
+            for _ in range(2):
                 self._transact({(Part.IDENTITY, 0): _identity_body(self.identity)}, ())
             self._transact(records, remove)
+        except lmdb.MapFullError:
+            return False
+        return True
 
     def _transact(self, records: dict[tuple[Part, int], bytes | memoryview], remove: Sequence[int]) -> None:
         """Durable, where the tier is, when it returns: LMDB syncs the data, then writes the page that refers to it."""
@@ -303,24 +349,6 @@ def _identity_body(identity: folders.Identity) -> bytes:
     return json.dumps({"format_version": folders.FORMAT_VERSION, **identity}, sort_keys=True).encode()
 
 
-def _open_env(folder: Path, **options: Any) -> Any:
-    """LMDB's environment.
-
-    Raises:
-        OSError: if LMDB cannot open it.
-    """
-    import lmdb
-
-    try:
-        return lmdb.open(str(folder), subdir=True, max_readers=MAX_READERS, **options)
-    except lmdb.Error as error:
-        if "already open in this process" in str(error):
-            raise ValueError(
-                f"the memory in {folder} is open in this program already; ask the session that has it"
-            ) from None
-        raise OSError(f"cannot open the memory in {folder}: {error}") from error
-
-
 def _create(folder: Path, identity: folders.Identity, map_bytes: int) -> None:
     """Make an empty memory; vstream.json comes last, so a creation that is cut short is known by its absence.
 
@@ -332,7 +360,7 @@ def _create(folder: Path, identity: folders.Identity, map_bytes: int) -> None:
     folders.remove_unfinished(folder)
     try:
         folders.reserve_lock_file(folder)
-        with _open_env(folder, map_size=map_bytes) as env, env.begin(write=True) as txn:
+        with open_env(folder, map_size=map_bytes) as env, env.begin(write=True) as txn:
             txn.cursor().putmulti(to_pages(Part.IDENTITY, 0, _identity_body(identity)))
         folders.write_manifest(folder, identity)
     except (lmdb.Error, OSError) as error:
@@ -364,6 +392,5 @@ def _checked(tier: DiskTier) -> DiskTier:
         ValueError: if it is another memory's.
     """
     if tier._read(Part.IDENTITY, 0) != _identity_body(tier.identity):
-        tier.close()
         raise ValueError(f"half of the memory in {tier.folder} is another's: data.mdb is not the one of vstream.json")
     return tier

@@ -132,6 +132,11 @@ def extend(folder: Path, num_bytes: int) -> None:
         os.truncate(path, num_bytes)
 
 
+def may_lock(folder: Path) -> bool:
+    """Whether readers can tell a writer, in LMDB's lock file, what they read."""
+    return os.access(folder / LOCK, os.W_OK)
+
+
 def reserve_lock_file(folder: Path) -> None:
     """Make LMDB's lock file with space behind it: it is mapped, and writing to it on a full disk would kill us."""
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)

@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from vstream.memory.block import BlockMeta
+from vstream.memory.columns import Columns
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,13 @@ class BlockIndex:
         entries: by block id.
         used_bytes: what all blocks are charged at home.
         ram_bytes: RAM of all entries.
+        columns: the same blocks as arrays.
     """
 
     def __init__(self) -> None:
         self.entries: dict[int, Entry] = {}
         self.used_bytes = self.ram_bytes = 0
+        self.columns = Columns()
         self._order: list[tuple[float, int]] = []
         self._level_bytes: Counter[int] = Counter()
         self._level_blocks: Counter[int] = Counter()
@@ -71,12 +74,14 @@ class BlockIndex:
         """Take in a new block."""
         self.entries[entry.meta.id] = entry
         insort(self._order, time_key(entry.meta))
+        self.columns.add(entry.meta)
         self._count(entry, 1)
 
     def remove(self, block_id: int) -> None:
         """Leave a block out."""
         entry = self.entries.pop(block_id)
         del self._order[bisect_left(self._order, time_key(entry.meta))]
+        self.columns.remove(block_id)
         self._count(entry, -1)
 
     def _count(self, entry: Entry, sign: int) -> None:

@@ -1,7 +1,8 @@
-"""ReadStore: the blocks of a memory that another process may be writing, as of its last commit.
+"""ReadStore: the blocks of a memory that others may be writing, as of a commit.
 
-It writes nothing, holds no lock and never makes the writer wait. What it has read stays true, since blocks never change
-and ids are never used again; a block can only be gone. This module knows nothing of levels, scores or models.
+It writes nothing, holds no lock and never makes the writer wait for long. What it has read stays true, since blocks
+never change and ids are never used again; a block can only be gone. This module knows nothing of levels, scores or
+models.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import torch
 from torch import Tensor
 
 from vstream.memory import folder as folders
-from vstream.memory.block import Block, BlockShape
-from vstream.memory.budget import FIXED_DISK_BYTES
-from vstream.memory.disk import DiskTier
+from vstream.memory.block import Block, BlockShape, Tier
+from vstream.memory.disk import DiskTier, StoredBlock
 from vstream.memory.store import BlockStore
+
+ANY_DISK_BYTES = 1 << 60
+"""How much may lie on disk is the writer's business, and another writer may allow more."""
 
 
 class BlockGoneError(Exception):
@@ -38,7 +41,7 @@ class ReadStore(BlockStore):
         max_block_tokens: int,
         max_state_bytes: int,
     ) -> None:
-        """Opens it; arguments as in `BlockStore`. How much may lie on disk is its writer's business.
+        """Opens it; arguments as in `BlockStore`.
 
         Raises:
             ValueError: if there is no whole memory of this identity, or its index does not fit the device's budget.
@@ -51,7 +54,7 @@ class ReadStore(BlockStore):
             device=device,
             device_bytes=device_bytes,
             host_bytes=host_bytes,
-            disk_bytes=folders.map_bytes(folder) + FIXED_DISK_BYTES,
+            disk_bytes=ANY_DISK_BYTES,
             folder=folder,
             identity=identity,
             max_block_tokens=max_block_tokens,
@@ -59,21 +62,25 @@ class ReadStore(BlockStore):
         )
 
     def refresh(self) -> bool:
-        """Takes what has been committed since; whether that was anything."""
+        """Takes what has been committed since; whether that was anything.
+
+        Raises:
+            ValueError: if the index has outgrown the device's budget; then nothing has changed.
+            RuntimeError: if the folder is gone or holds another memory now, or stored bytes are damaged.
+        """
         disk = self._disk_tier
+        if not disk.is_current:
+            raise RuntimeError(f"the memory in {disk.folder} was removed or replaced while it was open; open it again")
         with disk.snapshot():
             commits = disk.num_commits
             if commits == self._seen_commits:
                 return False
-            stored, known = set(disk.block_ids()), {meta.id for meta in self.metas()}
-            for block_id in sorted(known - stored):
-                self._remove(block_id)
+            stored, known = set(disk.block_ids()), set(self.entries)
             new = [disk.block(block_id) for block_id in sorted(stored - known)]
-            self.representatives.reserve(len(new))
-            for one in new:
-                self._add(one.meta, one.picture_bytes, one.representative)
-            self._state = disk.state
-        self._seen_commits = commits
+            state = disk.state
+        self._check_room(len(stored))
+        self._replace(sorted(known - stored), new)
+        self._state, self._seen_commits = state, commits
         return True
 
     def commit(self, add: Sequence[Block], remove: Sequence[int], state: bytes) -> None:
@@ -86,12 +93,14 @@ class ReadStore(BlockStore):
         Raises:
             BlockGoneError: if the block is no longer there.
         """
+        self._check_known([block_id])
         found = super().picture(block_id)
         if not found and self.index.entry(block_id).picture_bytes:
             raise BlockGoneError(f"block {block_id} is gone")
         return found
 
     def _gather(self, layers: range, ids: Sequence[int], lengths: Sequence[int] | None) -> Tensor:
+        self._check_known(ids)
         try:
             return super()._gather(layers, ids, lengths)
         except RuntimeError:
@@ -99,6 +108,26 @@ class ReadStore(BlockStore):
             if not gone:
                 raise
             raise BlockGoneError(f"blocks {gone} are gone") from None
+
+    def _check_known(self, ids: Sequence[int]) -> None:
+        """Blocks may be asked for that a `refresh` meanwhile has left out."""
+        gone = sorted(set(ids) - self.entries.keys())
+        if gone:
+            raise BlockGoneError(f"blocks {gone} are gone")
+
+    def _check_room(self, num_blocks: int) -> None:
+        if num_blocks > self.representatives.max_rows:
+            raise ValueError(
+                f"the memory holds {num_blocks} blocks, but device_bytes={self.budgets[Tier.DEVICE]} has room for the "
+                f"index of {self.representatives.max_rows}; give more"
+            )
+
+    def _replace(self, gone: Sequence[int], new: Sequence[StoredBlock]) -> None:
+        for block_id in gone:
+            self._remove(block_id)
+        self.representatives.reserve(len(new))
+        for one in new:
+            self._add(one.meta, one.picture_bytes, one.representative)
 
     @property
     def _disk_tier(self) -> DiskTier:

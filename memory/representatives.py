@@ -75,7 +75,7 @@ class RepresentativeTable:
 
     def rows(self, ids: Sequence[int], layers: slice = slice(None)) -> Tensor:
         """The representatives [L, K, B, D] of blocks, in the order given, for some layers (all, unless said)."""
-        index = torch.tensor([self._row_of[block_id] for block_id in ids], dtype=torch.int64, device=self.table.device)
+        index = torch.tensor(list(map(self._row_of.__getitem__, ids)), dtype=torch.int64, device=self.table.device)
         return self.table[layers].index_select(2, index)
 
     def check_integrity(self, ids: set[int]) -> None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from vstream.kernels import score_blocks
-from vstream.memory.block import BlockMeta
+from vstream.memory.columns import Rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,17 +32,16 @@ class Query:
     word_keys: Tensor
 
 
-@dataclass(frozen=True)
-class Selection:
+class Selection(NamedTuple):
     """What was chosen, and what every candidate scored.
 
     Attributes:
         ids: the chosen blocks in time order.
-        scores: block id to score, for all candidates.
+        scores: [B] float32, of all candidates.
     """
 
     ids: tuple[int, ...]
-    scores: dict[int, float]
+    scores: Tensor
 
 
 class Retriever(ABC):
@@ -72,12 +71,7 @@ class Retriever(ABC):
         """
 
     def select(
-        self,
-        query: Query,
-        candidates: Sequence[BlockMeta],
-        representatives: Tensor,
-        mean: Tensor,
-        budget_tokens: int,
+        self, query: Query, candidates: Rows, representatives: Tensor, mean: Tensor, budget_tokens: int
     ) -> Selection:
         """The best candidates whose tokens fit the budget together.
 
@@ -88,13 +82,12 @@ class Retriever(ABC):
             mean: [L, K, 1, D].
             budget_tokens: at most so many tokens are chosen.
         """
-        if not candidates:
-            return Selection((), {})
-        scores = self.score(query, representatives, mean)
+        if not len(candidates):
+            return Selection((), torch.zeros(0))
+        scores = self.score(query, representatives, mean).float().cpu()
         ranked = scores.argsort(descending=True, stable=True).tolist()
-        chosen = sorted(_fill(ranked, [meta.num_tokens for meta in candidates], budget_tokens))
-        ids = tuple(candidates[i].id for i in chosen)
-        return Selection(ids, {meta.id: score for meta, score in zip(candidates, scores.tolist(), strict=True)})
+        chosen = sorted(_fill(ranked, candidates["num_tokens"].tolist(), budget_tokens))
+        return Selection(tuple(candidates["id"][chosen].tolist()), scores)
 
 
 def mean_key(representatives: Tensor, weights: Tensor) -> Tensor:

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_condense import random_block
 
+from vstream.memory.columns import rows_of
 from vstream.memory.condense import condense
 from vstream.memory.pyramid import GIST
-from vstream.memory.retriever import RETRIEVERS, Query, Retriever, Selection, make_retriever, mean_key
+from vstream.memory.retriever import RETRIEVERS, Query, Retriever, make_retriever, mean_key
 
 LAYERS, HEADS, DIM = 2, 2, 32
 NO_MEAN = torch.zeros(LAYERS, HEADS, 1, DIM)
@@ -34,7 +35,7 @@ def chosen(scores, sizes, budget):
     """The selection among blocks of these scores and sizes, whose ids are 10, 11, ..."""
     metas = [make_block(10 + i, tokens=size).meta for i, size in enumerate(sizes)]
     representatives = torch.zeros(LAYERS, HEADS, len(sizes), DIM)
-    return Told(scores).select(QUERY, metas, representatives, NO_MEAN, budget)
+    return Told(scores).select(QUERY, rows_of(metas), representatives, NO_MEAN, budget)
 
 
 blocks = st.lists(st.tuples(st.sampled_from([-1.0, 0.0, 0.5, 2.0, 2.5]), st.integers(1, 12)), min_size=1, max_size=12)
@@ -49,7 +50,7 @@ def test_the_best_that_fit_are_chosen(blocks, budget):
     size_of = dict(enumerate(sizes, start=10))
     assert sum(size_of[i] for i in selection.ids) <= budget
     assert list(selection.ids) == sorted(set(selection.ids))
-    assert selection.scores == dict(enumerate(scores, start=10))
+    assert selection.scores.tolist() == list(scores)
     ranked = sorted(size_of, key=lambda i: (-scores[i - 10], i))
     for place, block_id in enumerate(ranked):
         before = sum(size_of[i] for i in ranked[:place] if i in selection.ids)
@@ -68,13 +69,15 @@ def test_what_does_not_fit_leaves_room_for_what_does():
 def test_no_budget_chooses_nothing_but_scores_all():
     selection = chosen([1.0, 2.0], [1, 1], 0)
     assert selection.ids == ()
-    assert selection.scores == {10: 1.0, 11: 2.0}
+    assert selection.scores.tolist() == [1.0, 2.0]
 
 
 @policies
 def test_no_candidates_no_choice(policy):
     empty = torch.zeros(LAYERS, HEADS, 0, DIM).half()
-    assert make_retriever(policy).select(QUERY, [], empty, NO_MEAN, 100) == Selection((), {})
+    ids, scores = make_retriever(policy).select(QUERY, rows_of([]), empty, NO_MEAN, 100)
+    assert ids == ()
+    assert len(scores) == 0
 
 
 def test_a_policy_must_score():
@@ -121,7 +124,7 @@ def found(policy, query, representatives):
     """Which block a question finds when there is room for one."""
     metas = [make_block(i, tokens=4).meta for i in range(representatives.shape[2])]
     mean = mean_key(representatives, torch.ones(len(metas)))
-    return make_retriever(policy).select(query, metas, representatives, mean, 4).ids[0]
+    return make_retriever(policy).select(query, rows_of(metas), representatives, mean, 4).ids[0]
 
 
 @policies

@@ -189,10 +189,11 @@ class Answerer:
     def _evidence(self, recall: Recall, view: View) -> list[Evidence]:
         """What was brought back, and the window, with their scores."""
         window = [placed.meta for placed in view.snapshot.window]
-        recalled = [meta for meta in view.candidates if meta.id in recall.chosen]
-        named = [(meta, LEVEL_NAMES[meta.level]) for meta in recalled] + [(meta, "window") for meta in window]
-        best = sorted(named, key=lambda pair: (-recall.scores[pair[0].id], pair[0].id))[:MAX_EVIDENCE]
-        return [self._block_evidence(meta, level, recall.scores[meta.id]) for meta, level in best]
+        named = [(meta, LEVEL_NAMES[meta.level]) for meta in recall.chosen.values()]
+        named += [(meta, "window") for meta in window]
+        scores = recall.scores()
+        best = sorted(named, key=lambda pair: (-scores[pair[0].id], pair[0].id))[:MAX_EVIDENCE]
+        return [self._block_evidence(meta, level, scores[meta.id]) for meta, level in best]
 
     def _block_evidence(self, meta: BlockMeta, level: str, score: float) -> Evidence:
         shown = not math.isnan(meta.picture_seconds)

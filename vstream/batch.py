@@ -67,6 +67,7 @@ class DecodeBatch:
 
         If the model fails, every running answer has failed; the streams go on.
         """
+        self._running = [running for running in self._running if not running.answer.done]
         worked = bool(self._running)
         try:
             for _ in range(num_tokens):

@@ -78,6 +78,7 @@ class Engine:
 
         Raises:
             ValueError: for a source, a setting or a memory folder that will not do.
+            RuntimeError: if the engine is closed.
         """
         if config is not None and settings:
             raise ValueError("give config or single settings, not both")
@@ -85,6 +86,7 @@ class Engine:
             raise ValueError("there is nothing to open: give a source, a memory folder, or both")
         kept = {} if memory is None else {"disk_bytes": DEFAULT_DISK_BYTES}
         config = config or Config(**{**self.adapter.settings, **kept, **settings})
+        self._check_open()
         opened = None if source is None else open_source(source, max_side=self.adapter.image_side)
         folder = None if memory is None else Path(memory)
         try:
@@ -93,28 +95,32 @@ class Engine:
             if opened is not None:
                 opened.close()
             raise
-        with self._lock:
-            self._sessions = [one for one in self._sessions if not one.closed] + [session]
-        if start:
-            self.serve(session)
+        try:
+            self._take_in(session)
+            if start:
+                self.serve(session)
+        except BaseException:
+            session.close()
+            raise
         return session
 
     def serve(self, session: Session) -> None:
         """Starts a session that was opened with `start=False`: questions asked before see its very first frame."""
         with self._lock:
-            if self._closing:
-                raise RuntimeError("the engine is closed")
+            self._check_open()
+            session.start()
             self._served.append(session)
             if self._worker is None:
                 self._worker = threading.Thread(target=self._run, name="vstream engine", daemon=True)
                 self._worker.start()
-        session.start()
         self._work.set()
 
     def close(self) -> None:
         """Closes every session and ends the worker. Idempotent."""
-        self._closing = True
-        for session in list(self._sessions):
+        with self._lock:
+            self._closing = True
+            sessions = list(self._sessions)
+        for session in sessions:
             session.close()
         self._work.set()
         if self._worker is not None:
@@ -127,6 +133,15 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _take_in(self, session: Session) -> None:
+        with self._lock:
+            self._check_open()
+            self._sessions = [one for one in self._sessions if not one.closed] + [session]
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise RuntimeError("the engine is closed")
 
     def _run(self) -> None:
         """Serves until closed; sleeps when no session has work."""

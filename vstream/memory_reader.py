@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vstream.answer import Answer
     from vstream.config import Config
     from vstream.models.base import Adapter
+    from vstream.view import View
 
 
 class MemoryReader(Remembered):
@@ -55,6 +56,14 @@ class MemoryReader(Remembered):
     def moved(self) -> Counter[str]:
         """How many blocks were demoted and merged, by the last commit seen."""
         return self._moved
+
+    def view(self, until_seconds: float) -> View:
+        """As in `Remembered`; of a later commit where blocks that it must read have left meanwhile."""
+        while True:
+            try:
+                return super().view(until_seconds)
+            except BlockGoneError:
+                self.refresh()
 
     def refresh(self) -> None:
         """Takes what has been committed since, if anything was."""

@@ -50,6 +50,7 @@ class QuestionQueue:
         """Ends the questions that were cancelled while they waited."""
         with self._lock:
             for pending in [pending for pending in self._pending if pending.answer.cancelled]:
+                pending.answer.place = 0
                 pending.answer.finish("cancelled")
                 self._pending.remove(pending)
 

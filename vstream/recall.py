@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from vstream.cache import place
@@ -17,6 +19,7 @@ from vstream.memory.retriever import Query
 
 if TYPE_CHECKING:
     from vstream.answer_cache import AnswerCache
+    from vstream.memory.columns import Rows
     from vstream.memory.retriever import Retriever
     from vstream.memory.store import BlockStore
     from vstream.models.base import Adapter
@@ -27,8 +30,7 @@ class Recall:
     """One question's retrieval.
 
     Attributes:
-        chosen: ids brought back, by any layer.
-        scores: block id to score, for every candidate and every block of the window.
+        chosen: blocks brought back by any layer, by id.
         layers: those that choose together, when all do.
     """
 
@@ -45,10 +47,11 @@ class Recall:
         original_positions: bool,
     ) -> None:
         """Chooses among what the view holds, for the answer whose cache is given."""
-        self.chosen: set[int] = set()
-        self.scores: dict[int, float] = {}
+        self.chosen: dict[int, BlockMeta] = {}
         self._adapter, self._store, self._retriever, self._cache = adapter, store, retriever, cache
-        self._levels = [(view.on_level(GIST), gist_tokens), (view.on_level(DETAIL), detail_tokens)]
+        shown = {GIST: gist_tokens, DETAIL: detail_tokens}
+        self._shelves = [Shelf(*view.on_level(level), budget) for level, budget in shown.items()]
+        self._shelves.append(Shelf(*view.in_window, 0))  # in the answer anyway; the scores are evidence
         self._view = view
         self._original = original_positions
         self._votes = 0
@@ -57,7 +60,17 @@ class Recall:
     @property
     def has_candidates(self) -> bool:
         """Whether there is anything to choose from."""
-        return bool(self._view.candidates)
+        return len(self._view.candidates) > 0
+
+    def scores(self) -> dict[int, float]:
+        """Mean score, over all who have chosen, of every block that is in the answer."""
+        shown = {*self.chosen, *self._view.window["id"].tolist()}
+        found: dict[int, float] = {}
+        for shelf in self._shelves:
+            where = np.flatnonzero(np.isin(shelf.rows["id"], list(shown)))
+            mean = shelf.total[torch.from_numpy(where)] / self._votes
+            found.update(zip(shelf.rows["id"][where].tolist(), mean.tolist(), strict=True))
+        return found
 
     def query(self, means: Tensor, word_keys: Tensor, layers: slice | None = None) -> Query:
         """A query from mean queries [L, K, D] and word keys [L, K, W, D] of `self.layers`, unless others are given."""
@@ -87,25 +100,33 @@ class Recall:
     def _choose(self, query: Query, layers: slice) -> list[BlockMeta]:
         """The condensed past, then detail, each in time order and within its budget."""
         room, metas = self._cache.room, list[BlockMeta]()
-        for (candidates, representatives), budget in self._levels:
-            picked = self._select(query, candidates, representatives, min(budget, room), layers)
+        for shelf in self._shelves:
+            picked = self._select(query, shelf, min(shelf.budget_tokens, room), layers)
             room -= sum(meta.num_tokens for meta in picked)
             metas += picked
-        self._select(query, *self._view.in_window, 0, layers)  # in the answer anyway; the scores are evidence
-        self.chosen |= {meta.id for meta in metas}
+        self.chosen |= {meta.id: meta for meta in metas}
         self._votes += 1
         return metas
 
-    def _select(
-        self, query: Query, candidates: Sequence[BlockMeta], representatives: Tensor, budget: int, layers: slice
-    ) -> list[BlockMeta]:
+    def _select(self, query: Query, shelf: Shelf, budget: int, layers: slice) -> list[BlockMeta]:
         """Chooses, and takes the scores into the mean over all who have chosen."""
-        mean = self._view.mean_key[layers]
-        selection = self._retriever.select(query, candidates, representatives[layers], mean, budget)
-        if self._votes:
-            pairs = ((block_id, self.scores[block_id], score) for block_id, score in selection.scores.items())
-            self.scores.update({block_id: old + (new - old) / (self._votes + 1) for block_id, old, new in pairs})
-        else:
-            self.scores.update(selection.scores)
-        chosen = set(selection.ids)
-        return [meta for meta in candidates if meta.id in chosen]
+        representatives, mean = shelf.representatives[layers], self._view.mean_key[layers]
+        ids, scores = self._retriever.select(query, shelf.rows, representatives, mean, budget)
+        shelf.total += scores
+        return [self._view.shortened.get(block_id) or self._store.meta(block_id) for block_id in ids]
+
+
+class Shelf:
+    """Blocks of one level to choose from, and what they have scored.
+
+    Attributes:
+        rows: [B] blocks in time order.
+        representatives: [L, K, B, D].
+        budget_tokens: at most so many of their tokens are chosen.
+        total: [B], sum of their scores.
+    """
+
+    def __init__(self, rows: Rows, representatives: Tensor, budget_tokens: int) -> None:
+        """Nothing has scored yet."""
+        self.rows, self.representatives, self.budget_tokens = rows, representatives, budget_tokens
+        self.total = torch.zeros(len(rows))

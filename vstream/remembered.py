@@ -13,12 +13,14 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from vstream.cache import Placed, Snapshot, StreamCache, consecutive_starts, place
 from vstream.clip_block import representative_of
 from vstream.memory.block import BlockMeta, BlockShape, prefix_until
+from vstream.memory.columns import Rows, rows_of
 from vstream.memory.pyramid import DETAIL, LEVEL_NAMES, SINK
 from vstream.memory.retriever import make_retriever
 from vstream.sampling import Counters
@@ -95,11 +97,11 @@ class Remembered(ABC):
         present = self.last_seconds is None or self.last_seconds <= until_seconds
         if self._config.positions == "original" and (self.cache.num_rebases or not present):
             raise ValueError("positions='original' serve only the present, before the trained length; use 'contiguous'")
-        if present:
-            window = {placed.meta.id for placed in self.cache.window}
-            candidates = [meta for meta in self._past(SINK) if meta.id not in window]
-            return self._view(self.cache.snapshot(), candidates)
-        return self._past_view(until_seconds)
+        if not present:
+            return self._past_view(until_seconds)
+        rows = self._rows_until(until_seconds)
+        behind = ~np.isin(rows["id"], self._hot_ids())
+        return self._view(self.cache.snapshot(), rows[behind], {})
 
     def layout(self, frames: Sequence[Frame], features: Tensor) -> TokenSpan:
         """The frames' tokens, from features [T, P, E].
@@ -150,27 +152,38 @@ class Remembered(ABC):
     def _past(self, above: int) -> list[BlockMeta]:
         return [meta for meta in self.store.metas() if meta.level > above]
 
+    def _rows_until(self, until_seconds: float) -> Rows:
+        """Blocks that had begun by a time, in time order."""
+        rows = self.store.index.columns.in_time_order()
+        return rows[(rows["level"] > SINK) & (rows["start_seconds"] <= until_seconds)]
+
     def _past_view(self, until_seconds: float) -> View:
         """The stream as of an earlier time: its then newest detail blocks become the window again."""
-        seen = [meta for meta in self._past(SINK) if meta.start_seconds <= until_seconds]
-        cut = [self._until(meta, until_seconds) for meta in seen]
+        rows = self._rows_until(until_seconds)
+        crossing = rows["id"][rows["end_seconds"] > until_seconds].tolist()
+        shortened = {block_id: self._until(self.store.meta(block_id), until_seconds) for block_id in crossing}
         room, window = self._config.window_tokens, list[BlockMeta]()
-        for meta in reversed(cut):
+        for block_id in reversed(rows["id"].tolist()):
+            meta = shortened.get(block_id) or self.store.meta(block_id)
             if meta.level != DETAIL or meta.num_tokens > room:
                 break
             room -= meta.num_tokens
             window.insert(0, meta)
-        return self._view(self._rebuilt(window), cut[: len(cut) - len(window)])
+        behind = rows[: len(rows) - len(window)].copy()
+        for row, block_id in enumerate(behind["id"].tolist()):
+            if block_id in shortened:
+                behind[row : row + 1] = rows_of([shortened[block_id]])
+        return self._view(self._rebuilt(window), behind, shortened)
 
-    def _view(self, snapshot: Snapshot, candidates: list[BlockMeta]) -> View:
+    def _view(self, snapshot: Snapshot, candidates: Rows, shortened: dict[int, BlockMeta]) -> View:
         """With the representatives of all blocks; that of a shortened block does not know what was cut off."""
-        metas = [*candidates, *(placed.meta for placed in snapshot.window)]
-        rows = self.store.representatives.rows([meta.id for meta in metas], self._choosing)
-        for row, meta in enumerate(metas):
-            if meta is not self.store.meta(meta.id):
-                kv = self.store.gather([meta.id], [meta.num_tokens])
-                rows[:, :, row] = representative_of(kv, meta.kinds)[self._choosing]
-        return View(snapshot, candidates, rows, self.store.representatives.rows([SINK_ID], self._choosing).float())
+        ids = [*candidates["id"].tolist(), *(placed.meta.id for placed in snapshot.window)]
+        representatives = self.store.representatives.rows(ids, self._choosing)
+        for block_id, meta in shortened.items():
+            kv = self.store.gather([block_id], [meta.num_tokens])
+            representatives[:, :, ids.index(block_id)] = representative_of(kv, meta.kinds)[self._choosing]
+        sink_key = self.store.representatives.rows([SINK_ID], self._choosing).float()
+        return View(snapshot, candidates, representatives, sink_key, shortened)
 
     @property
     def _choosing(self) -> slice:
@@ -179,8 +192,6 @@ class Remembered(ABC):
         return slice(0, layers if alone else self.retriever.num_layers_read(layers))
 
     def _until(self, meta: BlockMeta, until_seconds: float) -> BlockMeta:
-        if meta.end_seconds <= until_seconds:
-            return meta
         if meta.level == DETAIL:
             return prefix_until(meta, until_seconds)
         start, end, asked = (format_seconds(s) for s in (meta.start_seconds, meta.end_seconds, until_seconds))

@@ -316,9 +316,13 @@ class Session:
 
         Raises:
             ValueError: if the stream has no wall clock, or was not yet watched then.
+            RuntimeError: if the session has ended.
         """
         with self._alone():
-            self.memory.refresh()
+            if self._closed:
+                raise RuntimeError("the session is closed")
+            if self._prefill is None:  # whose view must not change
+                self.memory.refresh()
             return self.memory.seconds_at(wall_seconds)
 
     def _take_due_question(self) -> tuple[Pending | None, bool]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from vstream.memory.columns import Rows, rows_of
 from vstream.memory.retriever import mean_key
 
 if TYPE_CHECKING:
@@ -23,45 +25,46 @@ class View:
 
     Attributes:
         snapshot: sink and window.
-        candidates: blocks behind the window, in time order.
-        representatives: [L, K, B, D] float16, of `blocks`, for the first L layers: those that choose.
+        candidates: [B] blocks behind the window, in time order.
+        representatives: [L, K, B + W, D] float16, of the candidates and then the window's blocks, for the first L
+            layers: those that choose.
         sink_key: [L, K, 1, D] float32, the mean key of the system prompt.
+        shortened: by id, blocks of which only the beginning may be seen.
     """
 
     snapshot: Snapshot
-    candidates: list[BlockMeta]
+    candidates: Rows
     representatives: Tensor
     sink_key: Tensor
+    shortened: Mapping[int, BlockMeta]
 
     @cached_property
-    def blocks(self) -> list[BlockMeta]:
-        """Candidates, then the window."""
-        return [*self.candidates, *(placed.meta for placed in self.snapshot.window)]
+    def window(self) -> Rows:
+        """[W] blocks of the window, in time order."""
+        return rows_of(placed.meta for placed in self.snapshot.window)
 
     @cached_property
     def mean_key(self) -> Tensor:
         """[L, K, 1, D], of all that can be seen: nothing later has a part in it."""
-        return mean_key(self.representatives, torch.tensor([meta.weight for meta in self.blocks]))
+        return mean_key(self.representatives, torch.from_numpy(self._both("weight")))
 
     @property
     def end_seconds(self) -> float | None:
         """Time of the newest frame, None where there is none."""
-        return max((meta.end_seconds for meta in self.blocks), default=None)
+        return float(ends.max()) if len(ends := self._both("end_seconds")) else None
 
-    def on_level(self, level: int) -> tuple[list[BlockMeta], Tensor]:
+    def on_level(self, level: int) -> tuple[Rows, Tensor]:
         """A level's candidates, and their representatives [L, K, B, D]."""
-        rows = [row for row, meta in enumerate(self.candidates) if meta.level == level]
-        return [self.candidates[row] for row in rows], self._rows(rows)
+        on_it = self.candidates["level"] == level
+        if on_it.all():
+            return self.candidates, self.representatives[:, :, : len(on_it)]
+        rows = torch.from_numpy(np.flatnonzero(on_it)).to(self.representatives.device)
+        return self.candidates[on_it], self.representatives.index_select(2, rows)
 
     @property
-    def in_window(self) -> tuple[list[BlockMeta], Tensor]:
-        """The window's blocks, and their representatives [L, K, B, D]."""
-        start = len(self.candidates)
-        return self.blocks[start:], self.representatives[:, :, start:]
+    def in_window(self) -> tuple[Rows, Tensor]:
+        """The window's blocks, and their representatives [L, K, W, D]."""
+        return self.window, self.representatives[:, :, len(self.candidates) :]
 
-    def _rows(self, rows: Sequence[int]) -> Tensor:
-        if len(rows) == len(self.candidates):
-            return self.representatives[:, :, : len(rows)]
-        return self.representatives.index_select(
-            2, torch.tensor(rows, dtype=torch.int64, device=self.representatives.device)
-        )
+    def _both(self, column: str) -> np.ndarray:
+        return np.concatenate([self.candidates[column], self.window[column]])
