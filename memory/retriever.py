@@ -158,8 +158,9 @@ class MaxSim(Retriever):
         """See `Retriever.score`."""
         keys = representatives.float() - mean
         words = normalize(query.word_keys, dim=-1)
-        products = words @ keys.mT / keys.norm(dim=-1).clamp_min(1e-12)[:, :, None]  # [L, K, W, B], cosines
-        return products.mean(dim=(0, 1)).amax(dim=0)
+        lengths = torch.linalg.vector_norm(keys, dim=-1).clamp_min(1e-12)  # [L, K, B]
+        cosines = words @ keys.mT / lengths[:, :, None]  # [L, K, W, B]
+        return cosines.mean(dim=(0, 1)).amax(dim=0)
 
 
 RETRIEVERS: dict[str, type[Retriever]] = {policy.name: policy for policy in (MaxSim, Centred, ReKV)}

@@ -83,12 +83,14 @@ class Adapter(ABC):
         """The turn that asks `text`."""
 
     @abstractmethod
-    def embed(self, token_ids: Tensor) -> Tensor:
-        """Embeddings [.., E] of token ids [..]."""
-
-    @abstractmethod
     def text(self, token_ids: Sequence[int]) -> str:
         """The text of generated token ids, special tokens left out."""
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """Embeddings [.., E] of token ids [..]."""
+        table: Any = self.decoder.get_input_embeddings()  # type: ignore[operator]
+        found: Tensor = table(token_ids.to(self.device))
+        return found
 
     @property
     def config(self) -> Any:

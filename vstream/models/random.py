@@ -18,11 +18,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from vstream.memory.block import TokenKind
 from vstream.models.base import Adapter, Question
-from vstream.models.spans import at_seconds, join_spans, plain_span
+from vstream.models.spans import plain_span, question_of, timestamped
 from vstream.types import Frame, TokenSpan
 
 EOS = 256  # bytes are 0..255
-SYSTEM = b"You watch a video.\n"
+SYSTEM = "You watch a video.\n"
 STATISTICS = 6  # of a patch: mean and spread of red, green and blue
 
 
@@ -76,7 +76,7 @@ class RandomLlama(Adapter):
 
     def sink(self) -> TokenSpan:
         """The bytes of a short system prompt."""
-        return self._bytes_span(SYSTEM, TokenKind.MARKER)
+        return self._text_span(SYSTEM, TokenKind.MARKER)
 
     def encode(self, frames: Sequence[Frame]) -> Tensor:
         """Features [T, P, E]: of pictures by a random projection of patch colours; [P, E] images are the features."""
@@ -84,21 +84,12 @@ class RandomLlama(Adapter):
 
     def layout(self, frames: Sequence[Frame], features: Tensor) -> TokenSpan:
         """`[m:ss]`, the frame's tokens and a newline, for each frame."""
-        assert len(frames) == len(features), f"{len(frames)} frames, features {list(features.shape)}"
-        return join_spans([self._frame_span(frame, tokens) for frame, tokens in zip(frames, features, strict=True)])
+        return timestamped(frames, features, self._text_span)
 
     def question(self, text: str) -> Question:
         """The question's bytes between two markers."""
-        before, words, after = b"\nQ: ", text.encode(), b"\nA: "
-        span = self._bytes_span(before + words + after, TokenKind.MARKER)
-        query = torch.zeros(len(span), dtype=torch.bool)
-        query[len(before) : len(before) + len(words)] = True
-        return Question(span, query)
-
-    def embed(self, token_ids: Tensor) -> Tensor:
-        """Embeddings [.., E] of token ids [..]."""
-        found: Tensor = self.decoder.get_input_embeddings()(token_ids.to(self.device))  # type: ignore[operator]
-        return found
+        parts = (self._text_span(part, TokenKind.MARKER) for part in ("\nQ: ", text, "\nA: "))
+        return question_of(*parts)
 
     def text(self, token_ids: Sequence[int]) -> str:
         """The bytes as text; bytes that are no UTF-8 become replacement characters."""
@@ -116,14 +107,8 @@ class RandomLlama(Adapter):
         spread = (squares - means**2).clamp(min=0).sqrt()
         return torch.cat([means, spread]).T.to(self.dtype) @ self.projection  # [P, 6] @ [6, E]
 
-    def _frame_span(self, frame: Frame, tokens: Tensor) -> TokenSpan:
-        seconds = int(frame.pts_seconds)
-        time = self._bytes_span(f"[{seconds // 60}:{seconds % 60:02}]".encode(), TokenKind.TIMESTAMP)
-        newline = self._bytes_span(b"\n", TokenKind.MARKER)
-        return at_seconds(join_spans([time, plain_span(tokens, TokenKind.VISION), newline]), frame.pts_seconds)
-
-    def _bytes_span(self, text: bytes, kind: TokenKind) -> TokenSpan:
-        return plain_span(self.embed(torch.tensor(list(text))), kind)
+    def _text_span(self, text: str, kind: TokenKind) -> TokenSpan:
+        return plain_span(self.embed(torch.tensor(list(text.encode()))), kind)
 
 
 def load(*, device: torch.device, dtype: torch.dtype | None = None, seed: int = 0) -> RandomLlama:

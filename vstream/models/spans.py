@@ -5,14 +5,15 @@ This module knows nothing of tokenizers or models.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from vstream.memory.block import TokenKind
-from vstream.types import TokenSpan
+from vstream.models.base import Question
+from vstream.types import Frame, TokenSpan
 
 
 def plain_span(embeds: Tensor, kind: TokenKind) -> TokenSpan:
@@ -42,3 +43,27 @@ def join_spans(spans: Sequence[TokenSpan]) -> TokenSpan:
         positions=torch.arange(n)[None],
         advance=torch.tensor([n]),
     )
+
+
+def timestamped(
+    frames: Sequence[Frame], features: Tensor, text_span: Callable[[str, TokenKind], TokenSpan]
+) -> TokenSpan:
+    """`[m:ss]`, the frame's tokens and a newline, for each of T frames with features [T, P, E].
+
+    `text_span` gives the tokens of a text.
+    """
+    assert len(frames) == len(features), f"{len(frames)} frames, features {list(features.shape)}"
+    newline, spans = text_span("\n", TokenKind.MARKER), []
+    for frame, tokens in zip(frames, features, strict=True):
+        time = text_span(f"[{int(frame.pts_seconds) // 60}:{int(frame.pts_seconds) % 60:02}]", TokenKind.TIMESTAMP)
+        line = join_spans([time, plain_span(tokens, TokenKind.VISION), newline])
+        spans.append(at_seconds(line, frame.pts_seconds))
+    return join_spans(spans)
+
+
+def question_of(before: TokenSpan, words: TokenSpan, after: TokenSpan) -> Question:
+    """A turn whose retrieval query are its words alone."""
+    span = join_spans([before, words, after])
+    query = torch.zeros(len(span), dtype=torch.bool)
+    query[len(before) : len(before) + len(words)] = True
+    return Question(span, query)

@@ -23,7 +23,7 @@ from vstream.models.base import Adapter, Question
 from vstream.models.embedded import efficientnet
 from vstream.models.embedded.convert import CLASSES, LANGUAGE, VISION, quiet_transformers
 from vstream.models.embedded.fetch import embedded_dir
-from vstream.models.spans import at_seconds, join_spans, plain_span
+from vstream.models.spans import plain_span, question_of, timestamped
 from vstream.types import Frame, TokenSpan
 
 PROMPT_VERSION = 1  # rises when any text or weighting below changes: memories made with another one are refused
@@ -72,7 +72,7 @@ class EmbeddedAdapter(Adapter):
         """The system turn and the opening of the user's turn."""
         system = [self._special("<|im_start|>"), *self._ids(f"system\n{SYSTEM}"), self._special("<|im_end|>")]
         user = [*self._ids("\n"), self._special("<|im_start|>"), *self._ids(f"user\n{OPENING}")]
-        return self._text_span(system + user, TokenKind.MARKER)
+        return self._span(system + user, TokenKind.MARKER)
 
     def classify(self, frames: Sequence[Frame]) -> Tensor:
         """Class probabilities [T, 1000] of T frames."""
@@ -88,23 +88,14 @@ class EmbeddedAdapter(Adapter):
 
     def layout(self, frames: Sequence[Frame], features: Tensor) -> TokenSpan:
         """`[m:ss]`, the frame's tokens and a newline, for each frame."""
-        assert len(frames) == len(features), f"{len(frames)} frames, features {list(features.shape)}"
-        return join_spans([self._frame_span(frame, tokens) for frame, tokens in zip(frames, features, strict=True)])
+        return timestamped(frames, features, lambda text, kind: self._span(self._ids(text), kind))
 
     def question(self, text: str) -> Question:
         """The question, the end of the user's turn and the start of the assistant's."""
-        before, words = self._ids(BEFORE_QUESTION), self._ids(text)
         after = [*self._ids(AFTER_QUESTION), self._special("<|im_end|>"), *self._ids("\n")]
         answer = [self._special("<|im_start|>"), *self._ids("assistant\n")]
-        span = self._text_span(before + words + after + answer, TokenKind.MARKER)
-        query = torch.zeros(len(span), dtype=torch.bool)
-        query[len(before) : len(before) + len(words)] = True
-        return Question(span, query)
-
-    def embed(self, token_ids: Tensor) -> Tensor:
-        """Embeddings [.., E] of token ids [..]."""
-        found: Tensor = self.decoder.get_input_embeddings()(token_ids.to(self.device))  # type: ignore[operator]
-        return found
+        parts = (self._ids(BEFORE_QUESTION), self._ids(text), after + answer)
+        return question_of(*(self._span(ids, TokenKind.MARKER) for ids in parts))
 
     def text(self, token_ids: Sequence[int]) -> str:
         """The text of generated token ids."""
@@ -132,15 +123,7 @@ class EmbeddedAdapter(Adapter):
                 raise ValueError(f"the embedded model takes pictures, got features {list(frame.image.shape)}")
         return torch.cat([efficientnet.prepare(torch.from_numpy(f.image)[None].to(self.device)) for f in frames])
 
-    def _frame_span(self, frame: Frame, tokens: Tensor) -> TokenSpan:
-        """One frame's line, with its tokens [P, E] after the time."""
-        seconds = int(frame.pts_seconds)
-        time = self._text_span(self._ids(f"[{seconds // 60}:{seconds % 60:02}]"), TokenKind.TIMESTAMP)
-        newline = self._text_span(self._ids("\n"), TokenKind.MARKER)
-        span = join_spans([time, plain_span(tokens, TokenKind.VISION), newline])
-        return at_seconds(span, frame.pts_seconds)
-
-    def _text_span(self, ids: list[int], kind: TokenKind) -> TokenSpan:
+    def _span(self, ids: list[int], kind: TokenKind) -> TokenSpan:
         return plain_span(self.embed(torch.tensor(ids)), kind)
 
 
