@@ -158,8 +158,8 @@ class MaxSim(Retriever):
         """See `Retriever.score`."""
         keys = representatives.float() - mean
         words = normalize(query.word_keys, dim=-1)
-        lengths = torch.linalg.vector_norm(keys, dim=-1).clamp_min(1e-12)  # [L, K, B]
-        cosines = words @ keys.mT / lengths[:, :, None]  # [L, K, W, B]
+        lengths: Tensor = torch.linalg.vector_norm(keys, dim=-1).clamp_min(1e-12)  # [L, K, B]
+        cosines: Tensor = words @ keys.mT / lengths[:, :, None]  # [L, K, W, B]
         return cosines.mean(dim=(0, 1)).amax(dim=0)
 
 

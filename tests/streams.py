@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vstream.answer import Answer
+from vstream.batch import DecodeBatch, RunningAnswer
 from vstream.config import Config, DecodeOptions
 from vstream.models.random import RandomLlama
 from vstream.session import Session
@@ -67,6 +69,52 @@ class RecordingLlama(RandomLlama):
         self.hidden.append(hidden)
         self.positions.append(positions)
         return hidden
+
+
+class LoggingLlama(RandomLlama):
+    """Keeps the order of what was asked of it.
+
+    Attributes:
+        log: ("encode", seconds of the first frame), ("forward", tokens) and ("rows", answers), in order.
+    """
+
+    def __init__(self, **keywords: Any) -> None:
+        super().__init__(**keywords)
+        self.log: list[tuple[str, float]] = []
+
+    def encode(self, frames: Sequence[Frame]) -> Tensor:
+        self.log.append(("encode", frames[0].pts_seconds))
+        return super().encode(frames)
+
+    def forward(self, embeds: Tensor, positions: Tensor, cache: Any, **kwargs: Any) -> Tensor:
+        self.log.append(("forward", len(embeds)))
+        return super().forward(embeds, positions, cache, **kwargs)
+
+    def forward_rows(self, embeds: Tensor, positions: Tensor, cache: Any, **kwargs: Any) -> Tensor:
+        self.log.append(("rows", len(embeds)))
+        return super().forward_rows(embeds, positions, cache, **kwargs)
+
+
+class RememberingBatch(DecodeBatch):
+    """Keeps every answer that ever ran.
+
+    Attributes:
+        seen: in the order they came.
+        most: how many ran together at most.
+    """
+
+    def __init__(self, adapter: RandomLlama) -> None:
+        super().__init__(adapter)
+        self.seen: list[RunningAnswer] = []
+        self.most = 0
+
+    def add(self, running: RunningAnswer) -> None:
+        super().add(running)
+        self.seen.append(running)
+        self.most = max(self.most, len(self))
+
+    def token_ids(self, answer: Answer) -> list[int]:
+        return next(running.decoding.token_ids for running in self.seen if running.answer is answer)
 
 
 def small_config(**settings: Any) -> Config:
