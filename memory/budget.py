@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from vstream.memory.block import BlockShape, Tier
 from vstream.memory.records import PAGE_BYTES, PAGE_CHARGE, meta_bytes, num_pages
@@ -59,7 +60,7 @@ class Budgets:
                 f"give at least {self._row_bytes}"
             )
 
-    @property
+    @cached_property
     def home(self) -> Tier:
         """The lowest tier with a budget: where every block lives."""
         return max(tier for tier, given in self.tiers.items() if given)
@@ -69,7 +70,7 @@ class Budgets:
         """Bytes of one slot."""
         return self.slot_tokens * self.shape.bytes_per_token
 
-    @property
+    @cached_property
     def capacity_bytes(self) -> int:
         """The most that all blocks together may be charged at home.
 
@@ -80,7 +81,7 @@ class Budgets:
         room = self.tiers[Tier.DISK] - FIXED_DISK_BYTES - self._state_bytes
         return max(0, min(room * 85 // 100, room - COMMIT_BLOCKS * self._record_bytes(self.max_block_tokens)))
 
-    @property
+    @cached_property
     def max_blocks(self) -> int:
         """Most blocks at once: bounded by the home, and by the device bytes that their representatives may take."""
         device = self.tiers[Tier.DEVICE]
@@ -133,12 +134,12 @@ class Budgets:
     def _fits_cache(self, given: int) -> bool:
         return given // self.slot_bytes >= slots_for(self.max_block_tokens, self.slot_tokens)
 
-    @property
+    @cached_property
     def _home_blocks(self) -> int:
         """Most blocks that the home has bytes for."""
         return self.capacity_bytes // self._record_bytes(1)
 
-    @property
+    @cached_property
     def _row_bytes(self) -> int:
         """A representative's row, and half a row more for the old table while it grows."""
         return self.shape.representative_bytes * 3 // 2

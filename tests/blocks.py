@@ -50,5 +50,5 @@ def same_meta(a, b):
     """Whether two metadata are equal, tensors and NaNs included."""
     return all(
         raw(x) == raw(y) if isinstance(x, torch.Tensor) else repr(x) == repr(y)
-        for x, y in zip(vars(a).values(), vars(b).values(), strict=True)
+        for x, y in ((getattr(a, field.name), getattr(b, field.name)) for field in fields(a))
     )
