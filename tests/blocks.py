@@ -1,5 +1,7 @@
 """Random blocks for tests of the memory, the same for the same seed."""
 
+from dataclasses import fields
+
 import torch
 
 from vstream.memory.block import Block, BlockMeta, BlockShape
