@@ -74,7 +74,8 @@ class DecodeBatch:
                 self._running = [running for running in self._running if running.choose()]
                 if not self._running:
                     break
-                advance(self._adapter, [running.decoding for running in self._running])
+                with self._adapter.alone:
+                    advance(self._adapter, [running.decoding for running in self._running])
         except Exception as error:
             for running in self._running:
                 running.answer.fail(error)

@@ -7,9 +7,7 @@ and `close` may be called from any. This module knows nothing of web pages or ar
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -27,6 +25,7 @@ from vstream.questions import Pending, QuestionQueue
 from vstream.remembered import Remembered
 from vstream.sampling import Counters
 from vstream.stream_memory import StreamMemory
+from vstream.turns import Turns
 from vstream.types import Clip, Frame, format_seconds
 
 if TYPE_CHECKING:
@@ -114,8 +113,7 @@ class Session:
         self.adapter, self.source, self.config = adapter, source, config
         self.failure: Exception | None = None
         self._wake = wake
-        self._working = threading.Lock()  # the memory and the running answers; held for a whole step
-        self._turn = threading.Lock()  # whoever waits for `_working` holds it: the worker cannot starve the others
+        self._alone = Turns()  # the memory and the running answers; held for a whole step, and before the model's
         self._questions = QuestionQueue()
         self._batch = DecodeBatch(adapter) if batch is None else batch
         self._running: list[Reservation] = []
@@ -123,7 +121,7 @@ class Session:
         self._prefilled_since_clip = False
         self._max_lag_seconds = 0.0
         self._closed = False
-        with torch.inference_mode():
+        with adapter.alone, torch.inference_mode():
             self.memory = _open_memory(adapter, config, source, folder)
         try:
             self.ingest = self._make_ingest(source) if source else None
@@ -156,7 +154,7 @@ class Session:
         A question that is due comes before the clips after it, and its own stream stands still until it is prefilled:
         what it selects must not change meanwhile. On a live stream a clip that waits comes between two questions.
         """
-        with self._alone(), torch.inference_mode():
+        with self._alone, self.adapter.alone, torch.inference_mode():
             if self._closed:
                 return False
             self._questions.drop_cancelled()
@@ -180,7 +178,7 @@ class Session:
     def settle(self) -> None:
         """Lets answers go that are over, which gives their budget back; they join the dialogue."""
         if any(running.answer.done for running in self._running):
-            with self._alone():
+            with self._alone:
                 over = [running.answer for running in self._running if running.answer.done]
                 self._running = [running for running in self._running if not running.answer.done]
                 if over and not self._closed:
@@ -318,7 +316,7 @@ class Session:
             ValueError: if the stream has no wall clock, or was not yet watched then.
             RuntimeError: if the session has ended.
         """
-        with self._alone():
+        with self._alone:
             if self._closed:
                 raise RuntimeError("the session is closed")
             if self._prefill is None:  # whose view must not change
@@ -374,7 +372,7 @@ class Session:
 
     def status(self) -> Status:
         """The session at this moment; waits for the step that is under way."""
-        with self._alone():
+        with self._alone:
             return Status(
                 clock_seconds=self.ingest.clock_seconds if self.ingest else None,
                 last_seconds=self.memory.last_seconds,
@@ -403,7 +401,7 @@ class Session:
             if self.ingest:
                 self.ingest.stop()
         finally:
-            with self._alone(), torch.inference_mode():
+            with self._alone, self.adapter.alone, torch.inference_mode():
                 if not self._closed:
                     self._flush_live()
                     self._end_answers()
@@ -429,16 +427,6 @@ class Session:
                 answer.fail(self.failure)
             else:
                 answer.finish("cancelled")
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Holds the memory; those who wait come in turn."""
-        with self._turn:
-            self._working.acquire()
-        try:
-            yield
-        finally:
-            self._working.release()
 
     def _make_ingest(self, source: Source) -> Ingest:
         config, memory = self.config, self.memory

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from vstream.turns import Turns
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -38,7 +40,7 @@ class Adapter(ABC):
     """One loaded model behind the calls that a session makes.
 
     Subclasses set the attributes below and write the abstract methods. All methods are called under
-    `torch.inference_mode()` and change nothing in the adapter; all but `question` from one thread only.
+    `torch.inference_mode()` and change nothing in the adapter; all but `question` by the one thread that holds `alone`.
 
     Attributes:
         name: what the user calls the model.
@@ -52,6 +54,7 @@ class Adapter(ABC):
         min_frame_tokens, max_frame_tokens: how many tokens one frame takes, the text around it included.
         settings: of `Config`, those that suit the model better than the general defaults.
         num_axes: rotary axes A.
+        alone: held by whoever runs the model: how its attention is done is switched between passes.
     """
 
     name: str
@@ -65,6 +68,10 @@ class Adapter(ABC):
     max_frame_tokens: int
     settings: Mapping[str, Any] = MappingProxyType({})
     num_axes: int = 1
+
+    def __init__(self) -> None:
+        """Subclasses load the model, and call this."""
+        self.alone = Turns()
 
     @abstractmethod
     def sink(self) -> TokenSpan:

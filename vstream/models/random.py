@@ -65,6 +65,7 @@ class RandomLlama(Adapter):
             max_position_embeddings=max_positions, rope_parameters=rope, initializer_range=0.3,
             bos_token_id=None, eos_token_id=EOS, tie_word_embeddings=False,
         )  # fmt: skip
+        super().__init__()
         self.tokens_per_frame = tokens_per_frame
         self.max_positions = max_positions
         self.min_frame_tokens = len("[0:00]\n") + tokens_per_frame

@@ -52,6 +52,7 @@ class EmbeddedAdapter(Adapter):
     def __init__(self, folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
         if not (folder / "manifest.json").is_file():
             raise FileNotFoundError(f"the embedded model is not in {folder}; run `vstream models add embedded`")
+        super().__init__()
         with quiet_transformers():
             from transformers import AutoTokenizer, LlamaForCausalLM
 
