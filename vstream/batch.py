@@ -61,13 +61,17 @@ class DecodeBatch:
         """Takes an answer in, from its next token on."""
         self._running.append(running)
 
+    def drop_done(self) -> None:
+        """Lets answers go that are over, and their tensors with them."""
+        self._running = [running for running in self._running if not running.answer.done]
+
     @torch.inference_mode()
     def decode(self, num_tokens: int) -> bool:
         """Up to so many tokens of every answer; those that are over leave. Whether there was anything to do.
 
         If the model fails, every running answer has failed; the streams go on.
         """
-        self._running = [running for running in self._running if not running.answer.done]
+        self.drop_done()
         worked = bool(self._running)
         try:
             for _ in range(num_tokens):

@@ -125,6 +125,7 @@ class Engine:
         self._work.set()
         if self._worker is not None:
             self._worker.join()
+        self._batch.drop_done()
 
     def __enter__(self) -> Self:
         return self

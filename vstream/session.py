@@ -406,6 +406,7 @@ class Session:
                     self._flush_live()
                     self._end_answers()
                     self.memory.close()
+                    self._wake()  # the batch lets go of its answers
 
     def _flush_live(self) -> None:
         """Encodes what waits; if that fails, it is why the session ends."""
