@@ -144,9 +144,10 @@ def lock(rtsp: object, server: object, factory: object, user: str, password: str
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--packages", action="version", version=PACKAGES, help="what Debian calls what this needs")
     parser.add_argument("--video")
     parser.add_argument("--port", type=int)
-    parser.add_argument("--codec", choices=PAYLOADERS)
+    parser.add_argument("--codec", choices=PAYLOADERS, default="h264")
     parser.add_argument("--user")
     parser.add_argument("--password", default="")
     serve(parser.parse_args())

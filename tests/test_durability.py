@@ -1,6 +1,5 @@
 """Acknowledged is durable: a writer killed again and again, and the order of its system calls."""
 
-import multiprocessing
 import os
 import random
 import re
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import durable_writer
 import pytest
+from processes import forking
 
 TESTS = Path(__file__).parent
 
@@ -51,10 +51,7 @@ class Witness:
 
 @pytest.fixture(scope="module")
 def processes():
-    """Processes forked from one that has imported torch but never used a thread."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lmdb", "xxhash", "vstream.memory.store"])
-    return context
+    return forking()
 
 
 def start_writer(processes, folder):

@@ -7,7 +7,6 @@ neither waits for nor disturbs the other. The processes are real (`memory_proces
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -21,6 +20,7 @@ import memory_processes
 import pytest
 import torch
 from memory_processes import CLIP_SECONDS, QUESTIONS, SMALL_BYTES, asked, open_reader, open_writer, watch_until
+from processes import forking
 from streams import feature_frames, watched
 
 from vstream.memory import disk as disk_module
@@ -75,10 +75,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def context() -> ForkServerContext:
-    """Processes forked from one that has imported everything but never used a thread."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["vstream.session", "vstream.models.random", "lmdb", "xxhash"])
-    return context
+    return forking()
 
 
 @pytest.fixture
