@@ -11,8 +11,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Literal
 
 from prompt_toolkit.application import Application
@@ -81,7 +81,8 @@ class _LiveRun:
             attending.append(asyncio.create_task(self._attend()))
             attending[0].add_done_callback(self._attended)
 
-        ending = await self._app.run_async(begin, handle_sigint=False)  # signals are the command's own
+        with _signals_between_steps():
+            ending = await self._app.run_async(begin, handle_sigint=False)  # signals are the command's own
         if attending[0].done():
             attending[0].result()  # raises what it ended by, if it did not end well
         attending[0].cancel()
@@ -184,6 +185,28 @@ class _LiveRun:
     def _below(self) -> StyleAndTextTuples:
         waiting = sum(not _is_shown(one) for one in self._desk.open)
         return [*hint_line(waiting, self._app.output.get_size().columns - 1)]
+
+
+@contextmanager
+def _signals_between_steps() -> Iterator[None]:
+    """The command's own handlers, called by the loop: what they raise can then never break off a clean-up half-way."""
+    loop, numbers = asyncio.get_running_loop(), (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: handler for number in numbers if callable(handler := signal.getsignal(number))}
+    raised = False
+
+    def call(number: signal.Signals) -> None:
+        nonlocal raised
+        raised = True
+        before[number](number, None)
+
+    for number in before:
+        loop.add_signal_handler(number, call, number)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL if raised else handler)  # a second signal ends the process
 
 
 class _Input(Vt100Input):
