@@ -300,7 +300,8 @@ def test_readers_go_on_when_the_writer_is_killed_and_follow_the_next(start: Star
     writer = start_writer(start, folder, until=99)
     reader = start_reader(start, folder)
     writer.tell(**{"for": 60})
-    reader.do(ask=QUESTIONS[0])
+    while reader.do(ask=QUESTIONS[0])["snapshot"] == 99:
+        pass
     writer.kill()
     kept = reader.do(ask=QUESTIONS[0])
     assert kept["snapshot"] > 99
