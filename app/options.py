@@ -34,7 +34,10 @@ def _option(help_text: str, *names: str, panel: str | None = None, metavar: str 
 class Options:
     """Options as given; None is "not given", and leaves the default of `vstream.config` in place."""
 
-    model: Annotated[str | None, _option("What reads the video: a name from `vstream models`.")] = None
+    model: Annotated[
+        str | None,
+        _option("What reads the video: a name from `vstream models`, a checkpoint's folder or its name on the hub."),
+    ] = None
     fps: Annotated[float | None, _option("Frames taken per second of video (1).")] = None
     memory: Annotated[
         Path | None,

@@ -12,12 +12,15 @@ from torch import Tensor
 from vstream.answer import Answer
 from vstream.batch import DecodeBatch, RunningAnswer
 from vstream.config import Config, DecodeOptions
+from vstream.models.base import Adapter
 from vstream.models.random import RandomLlama
 from vstream.session import Session
 from vstream.sources.base import Source
 from vstream.types import Frame
 
 MIB = 1 << 20
+QUESTION = "what happened?"
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-10}  # largest logit difference
 Result = TypeVar("Result")
 
 
@@ -51,24 +54,28 @@ def altered(frames: Sequence[Frame], index: int) -> list[Frame]:
     return [*frames[:index], Frame(frame.pts_seconds, np.roll(frame.image, 1, axis=1)), *frames[index + 1 :]]
 
 
-class RecordingLlama(RandomLlama):
-    """Keeps what went through the decoder.
+class Recording(Adapter):
+    """An adapter, mixed in before its class, that keeps what went through the decoder.
 
     Attributes:
         hidden: [N, E] of every forward call.
         positions: [A, N] of every forward call.
     """
 
-    def __init__(self, **keywords: Any) -> None:
-        super().__init__(**keywords)
+    def __init__(self, *args: Any, **keywords: Any) -> None:
         self.hidden: list[Tensor] = []
         self.positions: list[Tensor] = []
+        super().__init__(*args, **keywords)
 
     def forward(self, embeds: Tensor, positions: Tensor, cache: Any, **kwargs: Any) -> Tensor:
         hidden = super().forward(embeds, positions, cache, **kwargs)
         self.hidden.append(hidden)
         self.positions.append(positions)
         return hidden
+
+
+class RecordingLlama(Recording, RandomLlama):
+    """The tiny random model, recording."""
 
 
 class LoggingLlama(RandomLlama):
@@ -153,7 +160,7 @@ def run(pieces: Generator[None, None, Result]) -> Result:
             return done.value
 
 
-def watched(adapter: RandomLlama, frames: Sequence[Frame], **settings: Any) -> Session:
+def watched(adapter: Adapter, frames: Sequence[Frame], **settings: Any) -> Session:
     """A session that has watched all of `frames`."""
     session = Session(adapter, ListSource(frames), small_config(**settings))
     pump_all(session)
@@ -173,3 +180,25 @@ def full_forward(adapter: RandomLlama, embeds: Tensor, mask: Tensor | None = Non
     mask4d = None if mask is None else mask[None, None]
     out = adapter.decoder(inputs_embeds=embeds[None], position_ids=positions, attention_mask=mask4d, use_cache=False)
     return out.last_hidden_state[0]
+
+
+def answer_logits(session: Session) -> Tensor:
+    """Logits [Q, V] of the question's own tokens, asked now."""
+    assert isinstance(session.adapter, Recording)
+    session.adapter.hidden.clear()
+    with torch.inference_mode():
+        question = session.adapter.question(QUESTION)
+        view = session.memory.view(1e9)
+        run(session._answerer.start(Answer(QUESTION, None), question, DecodeOptions(max_tokens=1), view, ()))
+        return session.adapter.head(session.adapter.hidden[-1])
+
+
+def difference(left: Tensor, right: Tensor) -> float:
+    return float((left - right).abs().max())
+
+
+@torch.inference_mode()
+def forget_all_but(session: Session, window_tokens: int) -> None:
+    """Shrinks the hot window, so that blocks encoded with full context are retrieved ones."""
+    session.memory.cache._window_tokens = window_tokens
+    session.memory.cache._evict()

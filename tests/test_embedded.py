@@ -337,7 +337,7 @@ def test_a_frames_token_is_near_the_name_of_what_it_shows(embedded_model, sample
 def test_each_frame_is_its_time_one_token_and_a_newline(embedded_model, sample):
     frames = [Frame(seconds, sample[0].image) for seconds in (7.9, 4503.0)]
     span = embedded_model.layout(frames, embedded_model.encode(frames))
-    tokenizer = embedded_model.tokenizer
+    tokenizer = embedded_model.tokens.tokenizer
     lengths = [len(tokenizer(text)["input_ids"]) for text in ("[0:07]", "[75:03]")]
     expected = [
         (kind, frame.pts_seconds)
@@ -358,7 +358,7 @@ def read_back(adapter: EmbeddedAdapter, span: TokenSpan) -> list[int]:
 
 def test_sink_and_question_are_one_chat(embedded_model):
     ids = read_back(embedded_model, join_spans([embedded_model.sink(), embedded_model.question("Why?").span]))
-    chat = embedded_model.tokenizer.decode(ids)
+    chat = embedded_model.tokens.tokenizer.decode(ids)
     assert chat.startswith("<|im_start|>system\nYou ")
     assert "<|im_end|>\n<|im_start|>user\n" in chat
     assert chat.endswith("\nQuestion: Why?\nAnswer:<|im_end|>\n<|im_start|>assistant\n")
@@ -372,13 +372,13 @@ def test_sink_and_question_are_one_chat(embedded_model):
 def test_the_query_is_the_questions_own_words_as_plain_text(embedded_model, text):
     question = embedded_model.question(text)
     words = torch.tensor(read_back(embedded_model, question.span))[question.query].tolist()
-    assert embedded_model.tokenizer.decode(words) == text
+    assert embedded_model.tokens.tokenizer.decode(words) == text
     assert not embedded_model.eos_ids & set(words)
     assert 1 not in words  # <|im_start|>
 
 
 def test_special_tokens_are_left_out_of_answers(embedded_model):
-    assert embedded_model.text([*embedded_model.tokenizer("A cat.")["input_ids"], 2, 0]) == "A cat."
+    assert embedded_model.text([*embedded_model.tokens.tokenizer("A cat.")["input_ids"], 2, 0]) == "A cat."
     assert embedded_model.eos_ids == {0, 2}
 
 

@@ -7,10 +7,15 @@ from typing import Any
 import pytest
 import torch
 from streams import (
+    QUESTION,
+    TOLERANCE,
     ListSource,
     RecordingLlama,
     altered,
+    answer_logits,
+    difference,
     feature_frames,
+    forget_all_but,
     full_forward,
     pump_all,
     run,
@@ -19,15 +24,12 @@ from streams import (
 )
 from torch import Tensor
 
-from vstream.answer import Answer
 from vstream.answer_cache import AnswerCache
 from vstream.answering import make_prompt
 from vstream.cache import Placed, place, unplace
-from vstream.config import DecodeOptions
 from vstream.models.random import RandomLlama
 from vstream.session import Session
 
-TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-10}
 ROPES: dict[str, dict[str, Any] | None] = {
     "plain": None,
     "linear": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0},
@@ -48,7 +50,6 @@ ROPES: dict[str, dict[str, Any] | None] = {
 }
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 ropes = pytest.mark.parametrize("rope", ROPES.values(), ids=ROPES.keys())
-QUESTION = "what happened?"
 COVERING = 2048
 
 
@@ -59,21 +60,6 @@ def stream_embeds(adapter: RandomLlama, frames: Any) -> Tensor:
 
 def with_question(adapter: RandomLlama, embeds: Tensor) -> Tensor:
     return torch.cat([embeds, adapter.question(QUESTION).span.embeds])
-
-
-def answer_logits(session: Session) -> Tensor:
-    """Logits [Q, V] of the question's own tokens, asked now."""
-    assert isinstance(session.adapter, RecordingLlama)
-    session.adapter.hidden.clear()
-    with torch.inference_mode():
-        question = session.adapter.question(QUESTION)
-        view = session.memory.view(1e9)
-        run(session._answerer.start(Answer(QUESTION, None), question, DecodeOptions(max_tokens=1), view, ()))
-        return session.adapter.head(session.adapter.hidden[-1])
-
-
-def difference(left: Tensor, right: Tensor) -> float:
-    return float((left - right).abs().max())
 
 
 @dtypes
@@ -146,13 +132,6 @@ def test_retrieving_less_differs() -> None:
         forget_all_but(session, 30)
         logits = answer_logits(session)
         assert difference(logits, adapter.head(offline[-len(logits) :])) > 1e-2
-
-
-@torch.inference_mode()
-def forget_all_but(session: Session, window_tokens: int) -> None:
-    """Shrinks the hot window, so that blocks encoded with full context are retrieved ones."""
-    session.memory.cache._window_tokens = window_tokens
-    session.memory.cache._evict()
 
 
 @dtypes

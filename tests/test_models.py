@@ -47,7 +47,7 @@ def test_a_model_is_listed_as_installed_only_where_it_is(tmp_path, monkeypatch):
 
 
 def test_an_unknown_model_is_refused_with_the_names_that_exist():
-    with pytest.raises(ValueError, match=r"no model 'qwen'; choose from embedded, random \(Hugging Face families"):
+    with pytest.raises(ValueError, match=r"no model 'qwen'; choose from embedded, random, or give the folder of"):
         load_adapter("qwen")
 
 

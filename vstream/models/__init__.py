@@ -1,6 +1,7 @@
 """The registry of models: names that users give, and how each is loaded.
 
-Importing it loads neither torch nor any model. A new model is one line in `_MODELS` and one file.
+Importing it loads neither torch nor any model. A new model is one line in `_MODELS`, a new family of checkpoints one in
+`_FAMILIES`, and one file each.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vstream.models.checkpoint import Checkpoint, find_checkpoint
 from vstream.models.embedded import fetch
 
 if TYPE_CHECKING:
@@ -56,6 +58,10 @@ _MODELS = {
     ),
 }  # fmt: skip
 
+_FAMILIES = {  # by `model_type` in config.json; a module has load(checkpoint, *, device, dtype, seed) -> Adapter
+    "llava_onevision": "vstream.models.llava_onevision",
+}
+
 
 def list_models() -> list[ModelInfo]:
     """All models that `load_adapter` knows."""
@@ -69,21 +75,39 @@ def load_adapter(model: str, *, device: str = "auto", dtype: torch.dtype | None 
     """The model of this name, ready to use.
 
     Args:
-        model: a name from `list_models`.
+        model: a name from `list_models`, the folder of a checkpoint, or a repository's name on the hub ("owner/model"),
+            which is taken from the hub's cache where it is there.
         device: where it computes: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1".
         dtype: what it computes in; None: what suits the model and device.
         seed: of weights that are random.
 
     Raises:
-        ValueError: there is no model of this name, or no such device.
-        FileNotFoundError: the model is not installed.
+        ValueError: there is no model of this name, no such device, or the checkpoint cannot be served.
+        FileNotFoundError: the model is not installed, or cannot be fetched.
     """
-    if model not in _MODELS:
-        known = ", ".join(_MODELS)
-        raise ValueError(f"there is no model {model!r}; choose from {known} (Hugging Face families will come later)")
-    loader = importlib.import_module(_MODELS[model].module)
-    adapter: Adapter = loader.load(device=_device(device), dtype=dtype, seed=seed)
+    if model in _MODELS:
+        loader = importlib.import_module(_MODELS[model].module)
+        adapter: Adapter = loader.load(device=_device(device), dtype=dtype, seed=seed)
+        return adapter
+    checkpoint = find_checkpoint(model)
+    if checkpoint is None:
+        raise ValueError(
+            f"there is no model {model!r}; choose from {', '.join(_MODELS)}, or give the folder of a checkpoint or its "
+            "name on the hub (owner/model)"
+        )
+    loader = importlib.import_module(_family(checkpoint))
+    adapter = loader.load(checkpoint, device=_device(device), dtype=dtype, seed=seed)
     return adapter
+
+
+def _family(checkpoint: Checkpoint) -> str:
+    """The module that serves a checkpoint."""
+    kind = checkpoint.config.get("model_type")
+    if kind not in _FAMILIES:
+        raise ValueError(
+            f"{checkpoint.name!r} is a model of type {kind!r}, which is not served; served are {', '.join(_FAMILIES)}"
+        )
+    return _FAMILIES[kind]
 
 
 def _device(name: str) -> torch.device:

@@ -45,6 +45,11 @@ def join_spans(spans: Sequence[TokenSpan]) -> TokenSpan:
     )
 
 
+def timestamp(seconds: float) -> str:
+    """A frame's time as the model reads it: `[m:ss]`."""
+    return f"[{int(seconds) // 60}:{int(seconds) % 60:02}]"
+
+
 def timestamped(
     frames: Sequence[Frame], features: Tensor, text_span: Callable[[str, TokenKind], TokenSpan]
 ) -> TokenSpan:
@@ -55,7 +60,7 @@ def timestamped(
     assert len(frames) == len(features), f"{len(frames)} frames, features {list(features.shape)}"
     newline, spans = text_span("\n", TokenKind.MARKER), []
     for frame, tokens in zip(frames, features, strict=True):
-        time = text_span(f"[{int(frame.pts_seconds) // 60}:{int(frame.pts_seconds) % 60:02}]", TokenKind.TIMESTAMP)
+        time = text_span(timestamp(frame.pts_seconds), TokenKind.TIMESTAMP)
         line = join_spans([time, plain_span(tokens, TokenKind.VISION), newline])
         spans.append(at_seconds(line, frame.pts_seconds))
     return join_spans(spans)

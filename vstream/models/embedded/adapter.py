@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -21,9 +20,11 @@ from torch import Tensor
 from vstream.memory.block import TokenKind
 from vstream.models.base import Adapter, Question
 from vstream.models.embedded import efficientnet
-from vstream.models.embedded.convert import CLASSES, LANGUAGE, VISION, quiet_transformers
+from vstream.models.embedded.convert import CLASSES, LANGUAGE, VISION
 from vstream.models.embedded.fetch import embedded_dir
+from vstream.models.loading import load_tokenizer, quiet_transformers
 from vstream.models.spans import plain_span, question_of, timestamped
+from vstream.models.tokens import Tokens
 from vstream.types import Frame, TokenSpan
 
 PROMPT_VERSION = 1  # rises when any text or weighting below changes: memories made with another one are refused
@@ -54,25 +55,28 @@ class EmbeddedAdapter(Adapter):
             raise FileNotFoundError(f"the embedded model is not in {folder}; run `vstream models add embedded`")
         super().__init__()
         with quiet_transformers():
-            from transformers import AutoTokenizer, LlamaForCausalLM
+            from transformers import LlamaForCausalLM
 
             language: Any = LlamaForCausalLM.from_pretrained(folder / LANGUAGE, dtype=dtype, local_files_only=True)
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder / LANGUAGE, local_files_only=True)
-        self._tokenizing = threading.Lock()  # a fast tokenizer that two threads use at once raises "Already borrowed"
+        self.tokens = Tokens(load_tokenizer(folder / LANGUAGE))
         language = language.eval().requires_grad_(False).to(device)
         self.decoder, self.head = language.model, language.lm_head
         self.vision = efficientnet.load(load_file(folder / VISION)).to(device)
         self.class_names: list[str] = json.loads((folder / CLASSES).read_text())
         self.class_embeds = self._class_embeds()  # [1000, E]
-        self.eos_ids = frozenset(self._special(token) for token in ("<|im_end|>", "<|endoftext|>"))
+        self.eos_ids = frozenset(self.tokens.special(token) for token in ("<|im_end|>", "<|endoftext|>"))
         self.max_positions = int(self.config.max_position_embeddings)
         self.min_frame_tokens, self.max_frame_tokens = MIN_FRAME_TOKENS, MAX_FRAME_TOKENS
         self.fingerprint = _fingerprint(folder, dtype)
 
     def sink(self) -> TokenSpan:
         """The system turn and the opening of the user's turn."""
-        system = [self._special("<|im_start|>"), *self._ids(f"system\n{SYSTEM}"), self._special("<|im_end|>")]
-        user = [*self._ids("\n"), self._special("<|im_start|>"), *self._ids(f"user\n{OPENING}")]
+        system = [
+            self.tokens.special("<|im_start|>"),
+            *self.tokens.ids(f"system\n{SYSTEM}"),
+            self.tokens.special("<|im_end|>"),
+        ]
+        user = [*self.tokens.ids("\n"), self.tokens.special("<|im_start|>"), *self.tokens.ids(f"user\n{OPENING}")]
         return self._span(system + user, TokenKind.MARKER)
 
     def classify(self, frames: Sequence[Frame]) -> Tensor:
@@ -89,33 +93,22 @@ class EmbeddedAdapter(Adapter):
 
     def layout(self, frames: Sequence[Frame], features: Tensor) -> TokenSpan:
         """`[m:ss]`, the frame's tokens and a newline, for each frame."""
-        return timestamped(frames, features, lambda text, kind: self._span(self._ids(text), kind))
+        return timestamped(frames, features, lambda text, kind: self._span(self.tokens.ids(text), kind))
 
     def question(self, text: str) -> Question:
         """The question, the end of the user's turn and the start of the assistant's."""
-        after = [*self._ids(AFTER_QUESTION), self._special("<|im_end|>"), *self._ids("\n")]
-        answer = [self._special("<|im_start|>"), *self._ids("assistant\n")]
-        parts = (self._ids(BEFORE_QUESTION), self._ids(text), after + answer)
+        after = [*self.tokens.ids(AFTER_QUESTION), self.tokens.special("<|im_end|>"), *self.tokens.ids("\n")]
+        answer = [self.tokens.special("<|im_start|>"), *self.tokens.ids("assistant\n")]
+        parts = (self.tokens.ids(BEFORE_QUESTION), self.tokens.ids(text), after + answer)
         return question_of(*(self._span(ids, TokenKind.MARKER) for ids in parts))
 
     def text(self, token_ids: Sequence[int]) -> str:
         """The text of generated token ids."""
-        with self._tokenizing:
-            decoded: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
-        return decoded
-
-    def _ids(self, text: str) -> list[int]:
-        """Token ids of plain text: what looks like a special token in it stays text."""
-        with self._tokenizing:
-            ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        return ids
-
-    def _special(self, token: str) -> int:
-        return int(self.tokenizer.convert_tokens_to_ids(token))
+        return self.tokens.text(token_ids)
 
     def _class_embeds(self) -> Tensor:
         """Mean embedding of each class name as it stands in running text, [1000, E]."""
-        names = (torch.tensor(self._ids(f" {name}")) for name in self.class_names)
+        names = (torch.tensor(self.tokens.ids(f" {name}")) for name in self.class_names)
         return torch.stack([self.embed(ids).float().mean(0) for ids in names]).to(self.dtype)
 
     def _pictures(self, frames: Sequence[Frame]) -> Tensor:

@@ -6,10 +6,7 @@ read with the `gguf` package: transformers reads it too (to the same bits), but 
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vstream.models.embedded import efficientnet
+from vstream.models.loading import quiet_transformers
 
 LANGUAGE, VISION, CLASSES = "language", "vision.safetensors", "classes.json"
 
@@ -26,21 +24,6 @@ _LAYER_PARTS = {
     "attn_output": "self_attn.o_proj", "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
     "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
 }  # fmt: skip
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """No progress bars and only errors from transformers, as long as it lasts."""
-    logging: Any = importlib.import_module("transformers.utils.logging")
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def convert_language(gguf: Path, folder: Path) -> None:

@@ -1,0 +1,66 @@
+"""Loading stock transformers models from a folder: quietly, with every weight found, and without code from elsewhere.
+
+It knows nothing of families, tokens or the hub.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars and only errors from transformers, as long as it lasts."""
+    logging: Any = importlib.import_module("transformers.utils.logging")
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def load_model(model_class: Any, folder: Path, *, device: torch.device | str, dtype: torch.dtype | None) -> Any:
+    """A model in evaluation mode, without gradients, with sdpa attention.
+
+    Args:
+        model_class: a transformers class.
+        folder: a checkpoint with safetensors.
+        device: where it computes.
+        dtype: None for the checkpoint's own on a GPU, float32 on a CPU (where 16 bits are slow).
+
+    Raises:
+        ValueError: if weights are missing, which would be random then.
+    """
+    device = torch.device(device)
+    with quiet_transformers():
+        model, report = model_class.from_pretrained(
+            folder,
+            dtype=dtype or ("auto" if device.type == "cuda" else torch.float32),
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(
+            f"the checkpoint in {folder} lacks {len(missing)} weights, {missing[0]!r} first; fetch it again"
+        )
+    return model.eval().requires_grad_(False).to(device)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The checkpoint's tokenizer, from its own files alone."""
+    with quiet_transformers():
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
