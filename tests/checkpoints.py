@@ -29,9 +29,7 @@ TEMPLATE = (  # as llava-hf's: pictures first, then videos, then text
     "{{ '\\n' + content['text'] }}{% endfor %}{{ '<|im_end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-TEXT_TEMPLATE = (
-    "{% for message in messages %}{{ message['content'] }}{% endfor %}"  # the tokenizer's own knows no video
-)
+TEXT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"  # a tokenizer's own
 PICTURES = {
     "do_convert_rgb": True, "do_normalize": True, "do_rescale": True, "do_resize": True,
     "image_mean": [0.5, 0.4, 0.6], "image_std": [0.5, 0.25, 0.3], "resample": 3, "rescale_factor": 1 / 255,

@@ -5,7 +5,6 @@ It knows nothing of tokens or families: a turn is three texts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,18 +26,29 @@ class Turn:
     after_question: str
 
 
-def cut_template(render: Callable[[list[dict[str, Any]]], str], placeholder: str) -> Turn:
-    """Renders one turn with a video and a question, and cuts it at both.
+def read_turn(tokenizer: Any, template: str | None, placeholder: str | None) -> Turn:
+    """Renders one turn with a video and a question, up to where the answer starts, and cuts it at both.
 
     Args:
-        render: a conversation as the text that the model reads, up to where its answer starts.
-        placeholder: what stands for the video in that text.
+        tokenizer: of transformers, which renders.
+        template: the processor's, or None for the tokenizer's own.
+        placeholder: what stands for the video in the rendered text.
 
     Raises:
-        ValueError: if the template does not place one video before one question.
+        ValueError: if there is no template, or it does not place one video before one question.
     """
+    if not placeholder or not (template or tokenizer.chat_template):
+        missing = "chat template" if placeholder else "token for videos"
+        raise ValueError(f"the checkpoint has no {missing}; fetch the whole checkpoint of a model for video")
     content = [{"type": "video"}, {"type": "text", "text": SENTINEL}]
-    rendered = render([{"role": "user", "content": content}])
+    rendered: str = tokenizer.apply_chat_template(
+        [{"role": "user", "content": content}], chat_template=template, tokenize=False, add_generation_prompt=True
+    )
+    return cut(rendered, placeholder)
+
+
+def cut(rendered: str, placeholder: str) -> Turn:
+    """Cuts a rendered turn at the video and at the question."""
     before_video, video, rest = rendered.partition(placeholder)
     before_question, question, after_question = rest.partition(SENTINEL)
     if not video or not question or placeholder in rest or SENTINEL in after_question:

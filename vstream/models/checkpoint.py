@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ class Checkpoint:
         return found
 
     def picture_config(self) -> dict[str, Any]:
-        """How pictures of a video are prepared: the first that is there, in the order that transformers looks for it."""
+        """How pictures of a video are prepared: the first that is there, in transformers' own order."""
         nested = self.json("processor_config.json").get("video_processor")
         found = nested or self.json("video_preprocessor_config.json") or self.json("preprocessor_config.json")
         if not found:
@@ -108,8 +109,8 @@ def find_checkpoint(model: str) -> Checkpoint | None:
         ValueError: if the folder is no checkpoint.
         FileNotFoundError: if the repository is not here and cannot be fetched.
     """
-    folder = Path(model).expanduser()
-    if folder.is_dir():
+    folder = Path(os.path.expanduser(model))
+    if os.path.isdir(folder):  # False for names that no folder can have
         if not (folder / CONFIG).is_file():
             raise ValueError(f"{model} is no checkpoint: it has no {CONFIG}")
         return Checkpoint(folder, str(folder.resolve()))

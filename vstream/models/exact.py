@@ -5,6 +5,7 @@ It knows nothing of families, files or tokens.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,12 +30,22 @@ def check_config(config: Any, name: str) -> None:
     """
     kinds = set(getattr(config, "layer_types", None) or _layer_kind(config)) - {"full_attention"}
     if kinds:
-        raise ValueError(
-            f"{name!r} has layers of {', '.join(sorted(kinds))}, but only full attention is served exactly"
-        )
+        raise ValueError(f"{name!r} has layers of {', '.join(sorted(kinds))}, but only full attention is served")
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     if rope in _CHANGING_ROPES:
         raise ValueError(f"{name!r} has {rope} rotary positions, which change with the length: keys cannot be kept")
+
+
+def check_rotary(decoder: Any, name: str) -> None:
+    """Refuses a decoder without rotary positions that can be applied from outside.
+
+    Raises:
+        ValueError: for such a decoder.
+    """
+    if not (hasattr(decoder, "rotary_emb") and hasattr(sys.modules[type(decoder).__module__], "apply_rotary_pos_emb")):
+        raise ValueError(
+            f"the decoder of {name!r} ({type(decoder).__name__}) has no rotary positions, which are needed"
+        )
 
 
 @torch.inference_mode()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -17,9 +16,9 @@ from torch import Tensor
 
 from vstream.memory.block import TokenKind
 from vstream.models.base import Adapter, Question
-from vstream.models.chat import cut_template
+from vstream.models.chat import read_turn
 from vstream.models.checkpoint import Checkpoint
-from vstream.models.exact import check_config, check_moving
+from vstream.models.exact import check_config, check_moving, check_rotary
 from vstream.models.loading import load_model, load_tokenizer
 from vstream.models.pictures import PictureSpec, prepare
 from vstream.models.sizes import roomy_settings
@@ -64,16 +63,12 @@ class LlavaOnevisionAdapter(Adapter):
         self.pictures = PictureSpec.from_config(checkpoint.picture_config())
         self.tokens_per_frame = _tokens_per_frame(config, self.pictures)
         self.tokens = Tokens(load_tokenizer(checkpoint.folder))
-        tokenizer = self.tokens.tokenizer
-        render = partial(
-            tokenizer.apply_chat_template, chat_template=checkpoint.chat_template(), tokenize=False,
-            add_generation_prompt=True,
-        )  # fmt: skip
-        self.turn = cut_template(render, tokenizer.convert_ids_to_tokens(config.video_token_id))
-        self.model: Any = load_model(
-            LlavaOnevisionForConditionalGeneration, checkpoint.folder, device=device, dtype=dtype
-        )
+        placeholder = self.tokens.tokenizer.convert_ids_to_tokens(config.video_token_id)
+        self.turn = read_turn(self.tokens.tokenizer, checkpoint.chat_template(), placeholder)
+        stock = LlavaOnevisionForConditionalGeneration
+        self.model: Any = load_model(stock, checkpoint.folder, device=device, dtype=dtype)
         self.decoder, self.head = self.model.get_decoder(), self.model.get_output_embeddings()
+        check_rotary(self.decoder, self.name)
         self._set_sizes()
         self.fingerprint = checkpoint.fingerprint(PROMPT_VERSION, self.dtype)
         check_moving(self)
@@ -139,7 +134,7 @@ def _tokens_per_frame(config: Any, pictures: PictureSpec) -> int:
             f"the processor makes pictures of {pictures.height} x {pictures.width}, but the vision tower takes "
             f"{side} x {side}; the checkpoint's files do not belong together"
         )
-    return math.ceil(side // patch / 2) ** 2
+    return int(math.ceil(side // patch / 2) ** 2)
 
 
 def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -71,13 +71,8 @@ class EmbeddedAdapter(Adapter):
 
     def sink(self) -> TokenSpan:
         """The system turn and the opening of the user's turn."""
-        system = [
-            self.tokens.special("<|im_start|>"),
-            *self.tokens.ids(f"system\n{SYSTEM}"),
-            self.tokens.special("<|im_end|>"),
-        ]
-        user = [*self.tokens.ids("\n"), self.tokens.special("<|im_start|>"), *self.tokens.ids(f"user\n{OPENING}")]
-        return self._span(system + user, TokenKind.MARKER)
+        turns = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n{OPENING}"
+        return self._span(self.tokens.marked(turns), TokenKind.MARKER)
 
     def classify(self, frames: Sequence[Frame]) -> Tensor:
         """Class probabilities [T, 1000] of T frames."""
@@ -97,9 +92,8 @@ class EmbeddedAdapter(Adapter):
 
     def question(self, text: str) -> Question:
         """The question, the end of the user's turn and the start of the assistant's."""
-        after = [*self.tokens.ids(AFTER_QUESTION), self.tokens.special("<|im_end|>"), *self.tokens.ids("\n")]
-        answer = [self.tokens.special("<|im_start|>"), *self.tokens.ids("assistant\n")]
-        parts = (self.tokens.ids(BEFORE_QUESTION), self.tokens.ids(text), after + answer)
+        after = self.tokens.marked(f"{AFTER_QUESTION}<|im_end|>\n<|im_start|>assistant\n")
+        parts = (self.tokens.ids(BEFORE_QUESTION), self.tokens.ids(text), after)
         return question_of(*(self._span(ids, TokenKind.MARKER) for ids in parts))
 
     def text(self, token_ids: Sequence[int]) -> str:
