@@ -18,6 +18,7 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
     SiglipVisionConfig,
+    SmolLM3Config,
 )
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>"]
@@ -35,7 +36,9 @@ PICTURES = {
     "image_mean": [0.5, 0.4, 0.6], "image_std": [0.5, 0.25, 0.3], "resample": 3, "rescale_factor": 1 / 255,
     "size": {"height": 64, "width": 64},
 }  # fmt: skip
-_TEXT = {"qwen2": Qwen2Config, "qwen3": Qwen3Config, "llama": LlamaConfig}
+_TEXT = {
+    "qwen2": Qwen2Config, "qwen3": Qwen3Config, "llama": LlamaConfig, "smollm3": SmolLM3Config,
+}  # fmt: skip
 
 
 def byte_tokenizer() -> Tokenizer:
@@ -84,7 +87,7 @@ def random_model(tokenizer: Any, text: str, seed: int, text_config: dict[str, An
     shape = {
         "vocab_size": len(tokenizer) + 3, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
         "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 4096,
-        "bos_token_id": None, "eos_token_id": None, "initializer_range": 0.2,
+        "bos_token_id": None, "pad_token_id": None, "eos_token_id": None, "initializer_range": 0.2,
     }  # fmt: skip
     if text == "qwen2":
         del shape["head_dim"]

@@ -113,6 +113,8 @@ def find_checkpoint(model: str) -> Checkpoint | None:
     if os.path.isdir(folder):  # False for names that no folder can have
         if not (folder / CONFIG).is_file():
             raise ValueError(f"{model} is no checkpoint: it has no {CONFIG}")
+        if not _is_whole(folder):
+            raise ValueError(f"{model} is not whole: it has no safetensors, or not all; fetch the checkpoint again")
         return Checkpoint(folder, str(folder.resolve()))
     return Checkpoint(_fetched(model), model) if "/" in model else None
 
@@ -129,12 +131,15 @@ def _fetched(repository: str) -> Path:
     except (FileNotFoundError, HFValidationError):
         pass
     try:
-        return Path(snapshot_download(repository, allow_patterns=list(_KEPT)))
+        fetched = Path(snapshot_download(repository, allow_patterns=list(_KEPT)))
     except (OSError, HFValidationError) as error:
         reason = str(error).strip().splitlines()[0]
         raise FileNotFoundError(
             f"{repository!r} is no folder, is not in the hub's cache, and cannot be fetched ({reason})"
         ) from error
+    if not _is_whole(fetched):  # when the hub cannot be reached, what there is
+        raise FileNotFoundError(f"{repository!r} is not whole in the hub's cache, and cannot be fetched")
+    return fetched
 
 
 def _is_whole(folder: Path) -> bool:

@@ -63,7 +63,7 @@ def prepare(frames: Sequence[Frame], spec: PictureSpec) -> Tensor:
     """Pixel values [T, 3, height, width] float32 on the CPU, of T frames whose pictures may differ in size.
 
     Raises:
-        ValueError: for a frame that holds no picture [H, W, 3] of 8 bits.
+        ValueError: for a frame that holds features, not a picture [H, W, 3].
     """
     return torch.stack([_resized(frame, spec) for frame in frames]).float().mul_(spec.scale).sub_(
         torch.tensor(spec.mean)[:, None, None]
@@ -72,10 +72,9 @@ def prepare(frames: Sequence[Frame], spec: PictureSpec) -> Tensor:
 
 def _resized(frame: Frame, spec: PictureSpec) -> Tensor:
     """[3, height, width] uint8."""
-    image = frame.image
-    if image.ndim != 3 or str(image.dtype) != "uint8":
-        raise ValueError(f"this model takes pictures [H, W, 3] of 8 bits, got {image.dtype} {list(image.shape)}")
-    picture = torch.from_numpy(image).movedim(-1, 0)[None]
+    if frame.image.ndim != 3:
+        raise ValueError(f"this model takes pictures, got features {list(frame.image.shape)}")
+    picture = torch.from_numpy(frame.image).movedim(-1, 0)[None]
     return F.interpolate(picture, (spec.height, spec.width), mode=spec.mode, antialias=True)[0]
 
 
