@@ -62,9 +62,9 @@ def word_tokenizer() -> Tokenizer:
 
 def write_checkpoint(
     folder: Path, *, text: str = "qwen2", seed: int = 0, tokenizer: Tokenizer | None = None, shards: bool = False,
-    **text_config: Any,
+    side: int = 64, **text_config: Any,
 ) -> Path:  # fmt: skip
-    """Makes a checkpoint of 3 decoder layers and pictures of 64 pixels."""
+    """Makes a checkpoint of 3 decoder layers, for pictures of so many pixels."""
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer or byte_tokenizer(), eos_token="<|im_end|>", pad_token="<|endoftext|>",
         additional_special_tokens=SPECIAL, chat_template=TEXT_TEMPLATE,
@@ -74,15 +74,15 @@ def write_checkpoint(
     (folder / "chat_template.jinja").unlink(missing_ok=True)
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": TEXT_TEMPLATE}))
-    (folder / "preprocessor_config.json").write_text(json.dumps(PICTURES))
+    (folder / "preprocessor_config.json").write_text(json.dumps({**PICTURES, "size": {"height": side, "width": side}}))
     (folder / "processor_config.json").write_text(json.dumps({"num_image_tokens": 16, "video_token": "<video>"}))
-    model = random_model(wrapped, text, seed, text_config)
+    model = random_model(wrapped, text, seed, side, text_config)
     model.generation_config = GenerationConfig(eos_token_id=[wrapped.convert_tokens_to_ids("<|endoftext|>")])
     model.save_pretrained(folder, max_shard_size="50KB" if shards else "1GB")
     return folder
 
 
-def random_model(tokenizer: Any, text: str, seed: int, text_config: dict[str, Any]) -> Any:
+def random_model(tokenizer: Any, text: str, seed: int, side: int, text_config: dict[str, Any]) -> Any:
     """The stock class with weights spread widely enough that every token matters."""
     shape = {
         "vocab_size": len(tokenizer) + 3, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
@@ -93,7 +93,7 @@ def random_model(tokenizer: Any, text: str, seed: int, text_config: dict[str, An
         del shape["head_dim"]
     config = LlavaOnevisionConfig(
         vision_config=SiglipVisionConfig(
-            hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=64,
+            hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=side,
             patch_size=16, vision_use_head=False,
         ),
         text_config=_TEXT[text](**{**shape, **text_config}),

@@ -64,3 +64,10 @@ def load_tokenizer(folder: Path) -> Any:
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """All token ids that end an answer, by the model's generation configuration and by its tokenizer."""
+    found = model.generation_config.eos_token_id
+    several = found if isinstance(found, list) else [found]
+    return frozenset(int(token) for token in (*several, tokenizer.eos_token_id) if token is not None)

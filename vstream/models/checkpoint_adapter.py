@@ -1,0 +1,118 @@
+"""CheckpointAdapter: what families of vision-language checkpoints share: loading, chat template, timestamps, sizes.
+
+A family is a subclass that names transformers' class and turns pictures into tokens. This module knows nothing of
+memory or sessions, or of where checkpoints come from.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vstream.memory.block import TokenKind
+from vstream.models.base import Adapter, Question
+from vstream.models.chat import read_turn
+from vstream.models.checkpoint import Checkpoint
+from vstream.models.exact import check_config, check_moving, check_rotary
+from vstream.models.loading import end_tokens, load_model, load_tokenizer
+from vstream.models.pictures import PictureSpec
+from vstream.models.sizes import roomy_settings
+from vstream.models.spans import join_spans, plain_span, question_of, timestamped
+from vstream.models.tokens import Tokens, timestamp_tokens
+from vstream.types import Frame, TokenSpan
+
+
+class CheckpointAdapter(Adapter):
+    """A stock model with one rotary axis, asked through its checkpoint's own chat template.
+
+    Attributes:
+        model: the stock model.
+        pictures: how a picture is prepared.
+        tokens: the checkpoint's tokenizer.
+        turn: its chat template, cut.
+        tokens_per_frame: visual tokens P of a frame.
+        prompt_version: of the family; rises when any text or picture step changes, so that memories made with another
+            one are refused.
+    """
+
+    prompt_version: int
+
+    def __init__(
+        self, checkpoint: Checkpoint, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    ) -> None:
+        """Loads a checkpoint; what its small files tell is checked before its weights are read.
+
+        Args:
+            checkpoint: the folder, whole.
+            device: where it computes.
+            dtype: None for the checkpoint's own on a GPU, float32 on a CPU.
+
+        Raises:
+            ValueError: for a checkpoint that cannot be served exactly, or is not whole.
+        """
+        super().__init__()
+        self.name = checkpoint.name
+        model_class = self._model_class()
+        config = model_class.config_class.from_pretrained(checkpoint.folder, local_files_only=True)
+        check_config(config.get_text_config(), self.name)
+        self.pictures = PictureSpec.from_config(checkpoint.picture_config())
+        self.tokens_per_frame = self._count_tokens(config)
+        self.tokens = Tokens(load_tokenizer(checkpoint.folder))
+        placeholder = self.tokens.tokenizer.convert_ids_to_tokens(config.video_token_id)
+        self.turn = read_turn(self.tokens.tokenizer, checkpoint.chat_template(), placeholder)
+        self.model = load_model(model_class, checkpoint.folder, device=device, dtype=dtype)
+        self.decoder, self.head = self.model.get_decoder(), self.model.get_output_embeddings()
+        check_rotary(self.decoder, self.name)
+        self._set_sizes()
+        self.fingerprint = checkpoint.fingerprint(self.prompt_version, self.dtype)
+        check_moving(self)
+
+    @abstractmethod
+    def _model_class(self) -> Any:
+        """transformers' class for the checkpoint."""
+
+    @abstractmethod
+    def _count_tokens(self, config: Any) -> int:
+        """P, from the model's configuration and `pictures`; `ValueError` where they do not belong together."""
+
+    def _end_of_video(self) -> TokenSpan:
+        """What the model itself puts once behind all frames; nothing unless the family does."""
+        return self._span([], TokenKind.MARKER)
+
+    def sink(self) -> TokenSpan:
+        """What the chat template has before the video."""
+        return self._span(self.tokens.marked(self.turn.before_video), TokenKind.MARKER)
+
+    def layout(self, frames: Sequence[Frame], features: Tensor) -> TokenSpan:
+        """`[m:ss]`, the frame's tokens and a newline, for each frame."""
+        return timestamped(frames, features, lambda text, kind: self._span(self.tokens.ids(text), kind))
+
+    def question(self, text: str) -> Question:
+        """The end of the video, then the rest of the chat template around the question."""
+        before = self._span(self.tokens.marked(self.turn.before_question), TokenKind.MARKER)
+        words = self._span(self.tokens.ids(text), TokenKind.MARKER)
+        after = self._span(self.tokens.marked(self.turn.after_question), TokenKind.MARKER)
+        return question_of(join_spans([self._end_of_video(), before]), words, after)
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """The text of generated token ids."""
+        return self.tokens.text(token_ids)
+
+    def _span(self, ids: list[int], kind: TokenKind) -> TokenSpan:
+        return plain_span(self.embed(torch.tensor(ids, dtype=torch.long)), kind)
+
+    def _set_sizes(self) -> None:
+        if not len(self.sink()):
+            raise ValueError(f"the chat template of {self.name!r} must begin with some text, but the video comes first")
+        fewest, most = timestamp_tokens(self.tokens)
+        self.min_frame_tokens = fewest + self.tokens_per_frame
+        self.max_frame_tokens = most + self.tokens_per_frame
+        self.max_positions = int(self.config.max_position_embeddings)
+        self.image_side = 2 * max(self.pictures.height, self.pictures.width)  # even the short side is seldom enlarged
+        self.eos_ids = end_tokens(self.model, self.tokens.tokenizer)
+        self.settings = MappingProxyType(roomy_settings(self))
