@@ -37,10 +37,12 @@ class LlavaOnevisionAdapter(CheckpointAdapter):
         return torch.cat([self._features(batch) for batch in batches])
 
     def _features(self, frames: Sequence[Frame]) -> Tensor:
-        """[T, P, E] of a batch, without the one token that the model puts behind a whole video."""
+        """[T, P, E] of a batch, without the one token behind a whole video (transformers 5.17 adds it elsewhere)."""
         pixels = prepare(frames, self.pictures).to(self.device, self.dtype)  # [T, 3, H, W]
-        pooled: Tensor = self.model.get_video_features(pixels[None]).pooler_output[0, :-1]  # [T * P, E]
-        return pooled.view(len(frames), self.tokens_per_frame, -1)
+        pooled: Tensor = self.model.get_video_features(pixels[None]).pooler_output[0]  # [T * P (+ 1), E]
+        count = len(frames) * self.tokens_per_frame
+        assert 0 <= len(pooled) - count <= 1, f"{len(frames)} frames gave {len(pooled)} tokens, expected {count}"
+        return pooled[:count].reshape(len(frames), self.tokens_per_frame, -1)
 
     def _end_of_video(self) -> TokenSpan:
         return plain_span(self.model.model.image_newline[None], TokenKind.MARKER)
