@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -35,13 +37,15 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from vstream import Engine
 from vstream.app.cli import main
+from vstream.config import Config
 from vstream.memory.block import TokenKind
 from vstream.models import load_adapter
-from vstream.models.chat import SENTINEL, Turn, cut
+from vstream.models.chat import SENTINEL, Turn, cut_turn
 from vstream.models.checkpoint import Checkpoint, find_checkpoint
 from vstream.models.exact import check_rotary
 from vstream.models.llava_onevision import LlavaOnevisionAdapter
 from vstream.models.pictures import PictureSpec, prepare
+from vstream.models.sizes import roomy_settings
 from vstream.session import Session
 from vstream.types import Frame
 
@@ -331,7 +335,7 @@ def test_the_template_is_cut_at_video_and_question(tiny: LlavaOnevisionAdapter) 
 
 def test_a_video_between_marks_keeps_them() -> None:
     rendered = f"<s>system<v><pad></v>say: {SENTINEL}</s>"
-    assert cut(rendered, "<pad>") == Turn("<s>system<v>", "</v>say: ", "</s>")
+    assert cut_turn(rendered, "<pad>") == Turn("<s>system<v>", "</v>say: ", "</s>")
 
 
 @pytest.mark.parametrize(
@@ -340,7 +344,7 @@ def test_a_video_between_marks_keeps_them() -> None:
 )  # fmt: skip
 def test_templates_of_another_form_are_refused(rendered: str) -> None:
     with pytest.raises(ValueError, match="must place one '<video>' before the question, but it gives"):
-        cut(rendered, "<video>")
+        cut_turn(rendered, "<video>")
 
 
 def test_the_processors_template_comes_before_the_tokenizers(folder: Path) -> None:
@@ -407,8 +411,43 @@ def test_missing_weights_are_not_made_up(folder: Path) -> None:
     ]
     del weights[lost]
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    assert "lacks 1 weights" in (said := refusal(folder))
+    assert "1 are missing or have another shape" in (said := refusal(folder))
     assert "layers.1.self_attn.k_proj.weight" in said
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "sentence"),
+    [
+        ("model.safetensors", None, "the weights in .* cannot be read .*; fetch the checkpoint again"),
+        ("tokenizer.json", None, "the tokenizer in .* cannot be read"),
+        ("preprocessor_config.json", None, "preprocessor_config.json is not JSON"),
+        ("config.json", {"text_config": None}, "config.json has no text_config"),
+        ("config.json", {"text_config": {"model_type": "nothing"}}, "the configuration in .* cannot be read"),
+        ("config.json", {"text_config": {"model_type": "qwen2", "hidden_size": 32, "vocab_size": 9}}, "another shape"),
+        ("config.json", {"video_token_index": 9999}, "has no token 9999, which stands for videos"),
+        ("chat_template.json", {"chat_template": "{% for %}"}, "the chat template in .* cannot be read"),
+        ("chat_template.json", {"chat_template": "{{ raise_exception('none') }}"}, r"cannot be read \(none\)"),
+        ("chat_template.json", {"chat_template": "{{ '<video>' + messages[0]['content'][1]['text'] }}"},
+         "must begin with some text, but the video comes first"),
+        ("preprocessor_config.json", {"size": {"height": "x", "width": 64}}, "bring pictures to 1 to 4096 pixels"),
+        ("preprocessor_config.json", {"rescale_factor": "a"}, "scale, mean and std must be numbers"),
+        ("preprocessor_config.json", {"image_std": [1, 0, 1]}, "std not 0"),
+    ],
+)  # fmt: skip
+def test_damaged_checkpoints_are_refused_in_a_sentence(
+    folder: Path, name: str, change: dict[str, Any] | None, sentence: str
+) -> None:
+    if change is None:
+        truncate(folder / name)
+    else:
+        edit(folder / name, **change)
+    said = refusal(folder)
+    assert re.search(sentence, said), said
+    assert "\n" not in said
 
 
 def test_files_that_do_not_belong_together_are_refused(folder: Path) -> None:
@@ -515,6 +554,33 @@ def test_the_type_is_part_of_an_adapters_fingerprint(folders: dict[str, Path], t
 
 
 # --- end to end ---------------------------------------------------------------------------------------------------
+
+
+def test_the_defaults_hold_frames_of_many_tokens(tmp_path: Path) -> None:
+    """As many tokens a frame as the published models have, and the shorter trained length of some others."""
+    adapter = load_adapter(str(write_checkpoint(tmp_path, side=448, max_position_embeddings=8192)), device="cpu")
+    assert adapter.encode(pictures(1)).shape[1] == 196
+    assert adapter.settings["clip_frames"] == 4
+    assert adapter.settings["window_tokens"] >= 8 * 206
+    with Engine(adapter) as engine:
+        session = engine.open(SAMPLE, fps=0.25, start=False)
+        answer = session.ask("what is shown?", at="end")
+        engine.serve(session)
+        assert answer.text() is not None
+    assert answer.finish_reason in ("stop", "length")
+    assert {evidence.level for evidence in answer.evidence} <= {"detail", "window"}
+
+
+@pytest.mark.parametrize("max_positions", [4, 64, 900, 1500, 4096, 32768, 131072])
+def test_settings_fit_any_trained_length(tiny: LlavaOnevisionAdapter, max_positions: int) -> None:
+    sizes = SimpleNamespace(
+        max_positions=max_positions, max_frame_tokens=206, num_layers=28, num_kv_heads=4, head_dim=128,
+        dtype=torch.bfloat16,
+    )  # fmt: skip
+    config = Config(**roomy_settings(sizes))  # type: ignore[arg-type]
+    assert config.window_tokens >= config.clip_frames * 206
+    used = config.window_tokens + config.retrieve_tokens + config.gist_tokens + 2 * config.clip_frames * 206
+    assert max_positions < 2000 or used + config.max_question_tokens + config.max_answer_tokens < max_positions
 
 
 def test_the_sample_is_watched_and_asked_about(tiny: LlavaOnevisionAdapter) -> None:

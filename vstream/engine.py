@@ -49,7 +49,7 @@ class Engine:
         """Loads a model by name.
 
         Args:
-            model: "embedded", or another name that `vstream models` lists.
+            model: "embedded", another name that `vstream models` lists, a checkpoint's folder or its name on the hub.
             options: passed on to the model's loader (`device`, `dtype`, `seed`).
 
         Raises:

@@ -26,29 +26,26 @@ class Turn:
     after_question: str
 
 
-def read_turn(tokenizer: Any, template: str | None, placeholder: str | None) -> Turn:
-    """Renders one turn with a video and a question, up to where the answer starts, and cuts it at both.
+def render_turn(tokenizer: Any, template: str | None) -> str:
+    """One turn with a video and a question, up to where the answer starts, as the model reads it.
 
     Args:
         tokenizer: of transformers, which renders.
         template: the processor's, or None for the tokenizer's own.
-        placeholder: what stands for the video in the rendered text.
-
-    Raises:
-        ValueError: if there is no template, or it does not place one video before one question.
     """
-    if not placeholder or not (template or tokenizer.chat_template):
-        missing = "chat template" if placeholder else "token for videos"
-        raise ValueError(f"the checkpoint has no {missing}; fetch the whole checkpoint of a model for video")
     content = [{"type": "video"}, {"type": "text", "text": SENTINEL}]
     rendered: str = tokenizer.apply_chat_template(
         [{"role": "user", "content": content}], chat_template=template, tokenize=False, add_generation_prompt=True
     )
-    return cut(rendered, placeholder)
+    return rendered
 
 
-def cut(rendered: str, placeholder: str) -> Turn:
-    """Cuts a rendered turn at the video and at the question."""
+def cut_turn(rendered: str, placeholder: str) -> Turn:
+    """Cuts a rendered turn at what stands for the video, and at the question.
+
+    Raises:
+        ValueError: if there is not one video before one question.
+    """
     before_video, video, rest = rendered.partition(placeholder)
     before_question, question, after_question = rest.partition(SENTINEL)
     if not video or not question or placeholder in rest or SENTINEL in after_question:

@@ -38,6 +38,12 @@ class Checkpoint:
         """`config.json`."""
         return self.json(CONFIG)
 
+    def check_parts(self, *parts: str) -> None:
+        """Raises `ValueError` for a configuration without one of these parts: transformers would take a default one."""
+        for part in parts:
+            if not isinstance(self.config.get(part), dict):
+                raise ValueError(f"{self.folder / CONFIG} has no {part}; fetch the checkpoint again")
+
     def json(self, name: str) -> dict[str, Any]:
         """A JSON file's object, empty where there is no such file.
 

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from vstream.memory.block import TokenKind
 from vstream.models.base import Adapter, Question
-from vstream.models.chat import read_turn
+from vstream.models.chat import Turn, cut_turn, render_turn
 from vstream.models.checkpoint import Checkpoint
 from vstream.models.exact import check_config, check_moving, check_rotary
-from vstream.models.loading import end_tokens, load_model, load_tokenizer
+from vstream.models.loading import end_tokens, load_model, load_tokenizer, readable
 from vstream.models.pictures import PictureSpec
 from vstream.models.sizes import roomy_settings
 from vstream.models.spans import join_spans, plain_span, question_of, timestamped
@@ -57,14 +57,15 @@ class CheckpointAdapter(Adapter):
         """
         super().__init__()
         self.name = checkpoint.name
+        checkpoint.check_parts("text_config", "vision_config")
         model_class = self._model_class()
-        config = model_class.config_class.from_pretrained(checkpoint.folder, local_files_only=True)
+        with readable("configuration", checkpoint.folder):
+            config = model_class.config_class.from_pretrained(checkpoint.folder, local_files_only=True)
         check_config(config.get_text_config(), self.name)
         self.pictures = PictureSpec.from_config(checkpoint.picture_config())
         self.tokens_per_frame = self._count_tokens(config)
         self.tokens = Tokens(load_tokenizer(checkpoint.folder))
-        placeholder = self.tokens.tokenizer.convert_ids_to_tokens(config.video_token_id)
-        self.turn = read_turn(self.tokens.tokenizer, checkpoint.chat_template(), placeholder)
+        self.turn = self._read_turn(checkpoint, config.video_token_id)
         self.model = load_model(model_class, checkpoint.folder, device=device, dtype=dtype)
         self.decoder, self.head = self.model.get_decoder(), self.model.get_output_embeddings()
         check_rotary(self.decoder, self.name)
@@ -105,6 +106,15 @@ class CheckpointAdapter(Adapter):
 
     def _span(self, ids: list[int], kind: TokenKind) -> TokenSpan:
         return plain_span(self.embed(torch.tensor(ids, dtype=torch.long)), kind)
+
+    def _read_turn(self, checkpoint: Checkpoint, video_token_id: int) -> Turn:
+        tokenizer = self.tokens.tokenizer
+        with readable("chat template", checkpoint.folder):
+            rendered = render_turn(tokenizer, checkpoint.chat_template())
+        placeholder = tokenizer.convert_ids_to_tokens(video_token_id)
+        if placeholder is None:
+            raise ValueError(f"the tokenizer of {self.name!r} has no token {video_token_id}, which stands for videos")
+        return cut_turn(rendered, placeholder)
 
     def _set_sizes(self) -> None:
         if not len(self.sink()):

@@ -29,6 +29,16 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+@contextlib.contextmanager
+def readable(part: str, folder: Path) -> Iterator[None]:
+    """Says in one sentence which part of a checkpoint cannot be read, whatever a library raises over it."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        raise ValueError(f"the {part} in {folder} cannot be read ({reason}); fetch the checkpoint again") from error
+
+
 def load_model(model_class: Any, folder: Path, *, device: torch.device | str, dtype: torch.dtype | None) -> Any:
     """A model in evaluation mode, without gradients, with sdpa attention.
 
@@ -39,30 +49,33 @@ def load_model(model_class: Any, folder: Path, *, device: torch.device | str, dt
         dtype: None for the checkpoint's own on a GPU, float32 on a CPU (where 16 bits are slow).
 
     Raises:
-        ValueError: if weights are missing, which would be random then.
+        ValueError: if weights cannot be read, have other shapes, or are missing, which would be random then.
     """
     device = torch.device(device)
-    with quiet_transformers():
+    with quiet_transformers(), readable("weights", folder):
         model, report = model_class.from_pretrained(
             folder,
             dtype=dtype or ("auto" if device.type == "cuda" else torch.float32),
             attn_implementation="sdpa",
             use_safetensors=True,
             local_files_only=True,
+            ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    if missing := sorted(report["missing_keys"]):
+    wrong = sorted(report["missing_keys"]) + sorted(name for name, *_ in report["mismatched_keys"])
+    if wrong:
         raise ValueError(
-            f"the checkpoint in {folder} lacks {len(missing)} weights, {missing[0]!r} first; fetch it again"
+            f"of the weights in {folder}, {len(wrong)} are missing or have another shape ({wrong[0]} ...); fetch the "
+            "checkpoint again"
         )
     return model.eval().requires_grad_(False).to(device)
 
 
 def load_tokenizer(folder: Path) -> Any:
     """The checkpoint's tokenizer, from its own files alone."""
-    with quiet_transformers():
-        from transformers import AutoTokenizer
+    from transformers import AutoTokenizer
 
+    with quiet_transformers(), readable("tokenizer", folder):
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 

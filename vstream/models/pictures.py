@@ -6,6 +6,7 @@ of models.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 
 from vstream.types import Frame
 
+_MAX_SIDE = 4096
 _MODES = {2: "bilinear", 3: "bicubic"}  # by PIL's number
 
 
@@ -37,6 +39,13 @@ class PictureSpec:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
+    def __post_init__(self) -> None:
+        sizes, numbers = (self.height, self.width), (self.scale, *self.mean, *self.std)
+        if not all(isinstance(size, int) and 1 <= size <= _MAX_SIDE for size in sizes):
+            raise ValueError(f"the processor must bring pictures to 1 to {_MAX_SIDE} pixels, got {sizes}")
+        if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers) or 0 in self.std:
+            raise ValueError(f"the processor's scale, mean and std must be numbers, std not 0, got {numbers}")
+
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> PictureSpec:
         """The steps that a processor's configuration (`preprocessor_config.json` and its like) asks for.
@@ -49,14 +58,14 @@ class PictureSpec:
             raise ValueError(f"the processor must bring pictures to a height and a width, but its size is {size}")
         if config.get("do_center_crop"):
             raise ValueError("the processor must not crop pictures, but its do_center_crop is set")
-        if resample not in _MODES:
+        if not isinstance(resample, int) or resample not in _MODES:
             allowed = " or ".join(f"{number} ({mode})" for number, mode in _MODES.items())
             raise ValueError(f"the processor's resample must be {allowed}, got {resample!r}")
         scale = config.get("rescale_factor", 1 / 255) if config.get("do_rescale", True) else 1.0
         mean, std = ((0.0,) * 3, (1.0,) * 3)
         if config.get("do_normalize", True):
             mean, std = _channels(config, "image_mean"), _channels(config, "image_std")
-        return cls(int(size["height"]), int(size["width"]), _MODES[resample], float(scale), mean, std)
+        return cls(size["height"], size["width"], _MODES[resample], scale, mean, std)
 
 
 def prepare(frames: Sequence[Frame], spec: PictureSpec) -> Tensor:
@@ -86,5 +95,5 @@ def _channels(config: Mapping[str, Any], name: str) -> tuple[float, float, float
     values = config.get(name)
     if not isinstance(values, Sequence) or len(values) != 3:
         raise ValueError(f"the processor's {name} must be three numbers, got {values!r}")
-    red, green, blue = (float(value) for value in values)
+    red, green, blue = values
     return red, green, blue

@@ -23,11 +23,11 @@ def roomy_settings(adapter: Adapter) -> dict[str, Any]:
         adapter: with its decoder, `max_positions` and frame tokens set.
     """
     usual, frame = Config(), adapter.max_frame_tokens
-    room = adapter.max_positions - usual.max_question_tokens - usual.max_answer_tokens
+    room = max(0, adapter.max_positions - usual.max_question_tokens - usual.max_answer_tokens)
     clip_frames = max(1, min(_CLIP_FRAMES, room // (8 * frame)))
     window = max(clip_frames * frame, min(_WINDOW_FRAMES * frame, room // 4))
     tokens = {"window_tokens": window, "retrieve_tokens": window, "gist_tokens": min(_GIST_FRAMES * frame, room // 16)}
-    answer = sum(tokens.values()) + 2 * clip_frames * frame + adapter.max_positions - room
+    answer = sum(tokens.values()) + 2 * clip_frames * frame + usual.max_question_tokens + usual.max_answer_tokens
     return {
         "clip_frames": clip_frames,
         **tokens,
