@@ -88,13 +88,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def check_identity(folder: Path, found: Identity, wanted: Identity) -> None:
-    """Raise ValueError naming what differs if the memory in `folder` was made by another model or layout."""
-    for name in sorted({*found, *wanted}):
-        if found.get(name) != wanted.get(name):
-            raise ValueError(
-                f"the memory in {folder} was made with {name} {found.get(name)!r}, not {wanted.get(name)!r}; "
-                "open it with what made it, or give another folder"
-            )
+    """Raise ValueError naming what differs if the memory in `folder` was made by another model or layout.
+
+    A model's name alone may differ: it may have been moved, and what tells models apart is the fingerprint.
+    """
+    differing = [name for name in sorted({*found, *wanted}) if found.get(name) != wanted.get(name)]
+    if differing and differing != ["model"]:
+        name = "model" if "model" in differing else differing[0]
+        raise ValueError(
+            f"the memory in {folder} was made with {name} {found.get(name)!r}, not {wanted.get(name)!r}; "
+            "open it with what made it, or give another folder"
+        )
 
 
 def check_whole(folder: Path) -> int:

@@ -138,7 +138,7 @@ open_store(Path({str(folder)!r}))
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"model": "beta"}, "made with model 'alpha', not 'beta'"),
+        ({"model": "beta", "shape": replace(SHAPE, dtype=torch.bfloat16)}, "made with model 'alpha', not 'beta'"),
         ({"shape": replace(SHAPE, dtype=torch.bfloat16)}, "made with dtype 'float32', not 'bfloat16'"),
         ({"shape": BlockShape(3, 2, 16, torch.float32)}, "made with layers 2, not 3"),
     ],
@@ -147,6 +147,12 @@ def test_another_models_folder_is_refused(folder, changes, complaint):
     with pytest.raises(ValueError, match=complaint):
         open_store(folder, **changes)
     open_store(folder).close()
+
+
+def test_a_model_of_another_name_may_be_the_same(folder):
+    """A checkpoint's folder may be moved: its fingerprint, which is part of the identity too, tells."""
+    open_store(folder, model="beta").close()
+    assert folders.read_manifest(folder)["identity"]["model"] == "alpha"
 
 
 def test_what_is_not_a_whole_memory_is_refused(folder, tmp_path):

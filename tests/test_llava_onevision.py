@@ -609,8 +609,11 @@ def test_the_command_line_takes_a_folder(
     assert main(["ask", kept, "what?", *options]) == 0
     again = json.loads(capsys.readouterr().out)
     assert again["answer"] == asked["answer"]
+    moved = str(shutil.copytree(folders["qwen2"], tmp_path / "moved"))
+    assert main(["ask", kept, "what?", "--model", moved, *options]) == 0
+    assert json.loads(capsys.readouterr().out)["answer"] == asked["answer"]
     assert main(["ask", kept, "what?", "--model", str(folders["qwen3"]), *options]) == 2
-    assert "was made with fingerprint" in capsys.readouterr().err
+    assert "was made with model" in capsys.readouterr().err
 
 
 def test_finding_a_checkpoint_imports_neither_torch_nor_transformers(folders: dict[str, Path]) -> None:
