@@ -193,6 +193,7 @@ def list_models(context: typer.Context, json: Json = False) -> None:
             "installed": "yes" if model["installed"] else "no",
             "size": megabytes(model["size_bytes"]),
             "licence": model["licence"],
+            "score": model["score"],
             "what": model["description"],
         }
         for model in found

@@ -44,6 +44,7 @@ from vstream.engine import Engine
 from vstream.memory.block import Tier
 from vstream.models.base import Adapter
 from vstream.models.embedded.adapter import EmbeddedAdapter, embedded_dir
+from vstream.models.embedded.naming import Named
 from vstream.models.random import RandomLlama
 from vstream.session import Session
 from vstream.sources.base import Source
@@ -154,10 +155,10 @@ class SyntheticSource(Source):
 
 
 class FeatureAdapter(EmbeddedAdapter):
-    """The embedded model without its eyes: frames are features [1, E] already."""
+    """The embedded model without its eyes: frames are features [5, E] already."""
 
     def encode(self, frames: Sequence[Frame]) -> Tensor:
-        """The features as they are, [T, 1, E]."""
+        """The features as they are, [T, 5, E]."""
         features = torch.stack([torch.from_numpy(frame.image) for frame in frames])
         return features.to(self.device, self.dtype)
 
@@ -170,7 +171,7 @@ def load(model: str) -> tuple[Adapter, Tensor]:
         table = torch.randn(SCENES, adapter.tokens_per_frame, adapter.config.hidden_size)
     else:
         adapter = FeatureAdapter(embedded_dir())
-        table = adapter.class_embeds[:, None]
+        table = adapter.features_of([Named(row) for row in adapter.names.rows])
     adapter.eos_ids = frozenset()
     return adapter, table
 

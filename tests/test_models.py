@@ -1,15 +1,17 @@
 """The registry, and the tiny random model behind the adapter protocol."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from vstream.memory.block import TokenKind
-from vstream.models import list_models, load_adapter
+from vstream.models import embedded, list_models, load_adapter
 from vstream.models.base import Adapter
 from vstream.models.random import RandomLlama
 from vstream.models.spans import at_seconds, join_spans, plain_span
@@ -36,6 +38,9 @@ def test_the_registry_names_every_model_with_its_licence():
     assert set(models) == {"embedded", "random"}
     assert models["random"].installed
     assert "Apache-2.0" in models["embedded"].licence
+    card = (Path(str(embedded.__file__)).parent / "MODEL_CARD.md").read_text()
+    score, low, high = re.findall(r"0\.\d\d", models["embedded"].score)
+    assert f"| all | {score} | {low} to {high} |" in card
     assert models["embedded"].size_bytes > 100e6
 
 

@@ -30,6 +30,7 @@ class ModelInfo:
         licence: of the weights.
         size_bytes: on disk, once installed.
         installed: whether it can be loaded now.
+        score: what it gets right, and in which test; empty if nobody measured.
     """
 
     name: str
@@ -37,6 +38,7 @@ class ModelInfo:
     licence: str
     size_bytes: int
     installed: bool
+    score: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,14 @@ class _Model:
     size_bytes: int
     module: str  # has load(*, device, dtype, seed) -> Adapter
     is_installed: Callable[[], bool]
+    score: str = ""
 
 
 _MODELS = {
     "embedded": _Model(
-        "SmolLM2-135M reading EfficientNet-Lite0, for a first try without a model hub", "Apache-2.0; class names MIT",
-        291_000_000, "vstream.models.embedded.adapter", lambda: fetch.embedded_dir().is_dir(),
+        "SmolLM2-135M trained to read what EfficientNet-Lite0 names; needs no model hub",
+        "Apache-2.0; names MIT and WordNet", 291_000_000, "vstream.models.embedded.adapter",
+        lambda: fetch.embedded_dir().is_dir(), "0.60 (0.53 to 0.67) of 438 held-out questions on natural video",
     ),
     "random": _Model(
         "a tiny Llama with random weights, for tests", "Apache-2.0", 0, "vstream.models.random", lambda: True
@@ -66,7 +70,7 @@ _FAMILIES = {  # by `model_type` in config.json; a module has load(checkpoint, *
 def list_models() -> list[ModelInfo]:
     """All models that `load_adapter` knows."""
     return [
-        ModelInfo(name, model.description, model.licence, model.size_bytes, model.is_installed())
+        ModelInfo(name, model.description, model.licence, model.size_bytes, model.is_installed(), model.score)
         for name, model in _MODELS.items()
     ]
 

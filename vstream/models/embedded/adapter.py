@@ -1,7 +1,8 @@
-"""EmbeddedAdapter: SmolLM2-135M reads each frame as one soft token made from EfficientNet's class probabilities.
+"""EmbeddedAdapter: SmolLM2-135M reads what EfficientNet names in each frame, through embeddings of its own words.
 
-No weight is trained for video: a frame is the mean of the language model's own embeddings of the class names, weighted
-by how likely each class is, behind the text `[m:ss]`. It knows nothing of memory, sessions or where weights come from.
+A frame is two to five tokens behind the text `[m:ss]`: a broader word, then the name, as specific as the classifier is
+sure of. A frame that is named as the one before it, in the same clip, is one digit. What to make of that was trained:
+`trained` adds it to the language model's weights. Nothing here knows memory, sessions or where weights come from.
 """
 
 from __future__ import annotations
@@ -22,25 +23,33 @@ from vstream.models.base import Adapter, Question
 from vstream.models.embedded import efficientnet
 from vstream.models.embedded.convert import CLASSES, LANGUAGE, VISION
 from vstream.models.embedded.fetch import embedded_dir
+from vstream.models.embedded.naming import Named, load_names, steadied
+from vstream.models.embedded.trained import merge, trained_bytes
 from vstream.models.loading import load_tokenizer, quiet_transformers
-from vstream.models.spans import plain_span, question_of, timestamped
+from vstream.models.spans import at_seconds, join_spans, plain_span, question_of, timestamped
 from vstream.models.tokens import Tokens
 from vstream.types import Frame, TokenSpan
 
-PROMPT_VERSION = 1  # rises when any text or weighting below changes: memories made with another one are refused
+PROMPT_VERSION = 3  # rises when any text or weighting below changes: memories made with another one are refused
 SYSTEM = "You describe a video. Answer in one short sentence."
 OPENING = "These are the times of the video and what it shows:\n"
 BEFORE_QUESTION, AFTER_QUESTION = "\nQuestion: ", "\nAnswer:"
-TOP_CLASSES = 5  # the rest of the probability is noise, and would blur the token
 FRAMES_AT_ONCE = 8
-MIN_FRAME_TOKENS = 8  # "[0:00]", one vision token, a newline
-MAX_FRAME_TOKENS = 12  # "[99999:59]", one vision token, a newline
+NAME_TOKENS = 5  # of a frame, at most: one of a broader word, four of the name
+MIN_FRAME_TOKENS = 9  # of a clip's first frame: "[0:00]", two vision tokens, a newline
+MAX_FRAME_TOKENS = 16  # "[99999:59]", five vision tokens, a newline
 IMAGE_SIDE = 448
-SETTINGS = {"window_tokens": 64, "retrieve_tokens": 64, "gist_tokens": 32}  # 135M parameters lose track of more
+SETTINGS = {"window_tokens": 128, "retrieve_tokens": 256, "gist_tokens": 32}  # up to 48 frames, as in training
 
 
 class EmbeddedAdapter(Adapter):
     """The embedded model, loaded from the folder that `fetch.add_embedded` made. Computes in float32 by default.
+
+    Args:
+        folder: of the installed model.
+        device: where it computes.
+        dtype: what it computes in.
+        trained: whether what training added is used; without it the language model is as it was published.
 
     Raises:
         FileNotFoundError: the model is not installed.
@@ -50,7 +59,14 @@ class EmbeddedAdapter(Adapter):
     image_side = IMAGE_SIDE
     settings = MappingProxyType(SETTINGS)
 
-    def __init__(self, folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        trained: bool = True,
+    ) -> None:
         if not (folder / "manifest.json").is_file():
             raise FileNotFoundError(f"the embedded model is not in {folder}; run `vstream models add embedded`")
         super().__init__()
@@ -59,15 +75,19 @@ class EmbeddedAdapter(Adapter):
 
             language: Any = LlamaForCausalLM.from_pretrained(folder / LANGUAGE, dtype=dtype, local_files_only=True)
         self.tokens = Tokens(load_tokenizer(folder / LANGUAGE))
-        language = language.eval().requires_grad_(False).to(device)
+        language = language.eval().requires_grad_(False)
+        added = trained_bytes() if trained else b""
+        if added:
+            merge(language.model, added)
+        language = language.to(device)
         self.decoder, self.head = language.model, language.lm_head
         self.vision = efficientnet.load(load_file(folder / VISION)).to(device)
         self.class_names: list[str] = json.loads((folder / CLASSES).read_text())
-        self.class_embeds = self._class_embeds()  # [1000, E]
+        self.names = load_names()
         self.eos_ids = frozenset(self.tokens.special(token) for token in ("<|im_end|>", "<|endoftext|>"))
         self.max_positions = int(self.config.max_position_embeddings)
         self.min_frame_tokens, self.max_frame_tokens = MIN_FRAME_TOKENS, MAX_FRAME_TOKENS
-        self.fingerprint = _fingerprint(folder, dtype)
+        self.fingerprint = _fingerprint(folder, added, dtype)
 
     def sink(self) -> TokenSpan:
         """The system turn and the opening of the user's turn."""
@@ -76,19 +96,56 @@ class EmbeddedAdapter(Adapter):
 
     def classify(self, frames: Sequence[Frame]) -> Tensor:
         """Class probabilities [T, 1000] of T frames."""
+        return self._likely(self._look(frames))
+
+    def _look(self, frames: Sequence[Frame]) -> Tensor:
+        """The classifier's features [T, 1280]."""
         batches = (frames[start : start + FRAMES_AT_ONCE] for start in range(0, len(frames), FRAMES_AT_ONCE))
-        return torch.cat([self.vision(self._pictures(batch)).softmax(-1) for batch in batches])
+        return torch.cat([self.vision.features(self._pictures(batch)) for batch in batches])
+
+    def _likely(self, features: Tensor) -> Tensor:
+        probabilities: Tensor = self.vision.classifier(features).softmax(-1)
+        return probabilities
 
     def encode(self, frames: Sequence[Frame]) -> Tensor:
-        """One soft token per frame, [T, 1, E]."""
-        likely, classes = self.classify(frames).topk(TOP_CLASSES)  # [T, 5]
-        likely = likely / likely.sum(-1, keepdim=True)
-        tokens = (likely[..., None] * self.class_embeds[classes].float()).sum(1, keepdim=True)  # [T, 1, E]
-        return tokens.to(self.dtype)
+        """The tokens of each frame's names, [T, 5, E]; rows that a shorter name leaves over are zero."""
+        seen = self._look(frames)
+        return self.features_of(self.names.name(steadied(self._likely(seen), seen)))
+
+    def features_of(self, named: Sequence[Named]) -> Tensor:
+        """The tokens of T names, [T, 5, E]."""
+        tokens = torch.zeros(len(named), NAME_TOKENS, self.config.hidden_size, dtype=self.dtype, device=self.device)
+        for row, one in zip(tokens, named, strict=True):
+            ids = self.name_ids(one)
+            row[: len(ids)] = self.embed(torch.tensor(ids))
+        return tokens
+
+    def name_ids(self, named: Named) -> list[int]:
+        """Token ids of a frame's names: a broader word, which is one token, then the name."""
+        ids = self.tokens.ids(f" {named.broader or named.name}") + self.tokens.ids(f" {named.name}")
+        assert len(ids) <= NAME_TOKENS, f"{named} takes {len(ids)} tokens"
+        return ids
 
     def layout(self, frames: Sequence[Frame], features: Tensor) -> TokenSpan:
-        """`[m:ss]`, the frame's tokens and a newline, for each frame."""
-        return timestamped(frames, features, lambda text, kind: self._span(self.tokens.ids(text), kind))
+        """`[m:ss]`, the frame's tokens and a newline; of a frame that goes on with the one before, its last digit."""
+        spans: list[TokenSpan] = []
+        for index, (frame, tokens) in enumerate(zip(frames, features, strict=True)):
+            before = index - 1
+            goes_on = (
+                index
+                and torch.equal(tokens, features[before])
+                and follows(frames[before].pts_seconds, frame.pts_seconds)
+            )
+            spans.append(self._goes_on(frame) if goes_on else self._line(frame, tokens))
+        return join_spans(spans)
+
+    def _line(self, frame: Frame, tokens: Tensor) -> TokenSpan:
+        shown = tokens[tokens.any(-1)][None]  # [1, 2..5, E]
+        return timestamped([frame], shown, lambda text, kind: self._span(self.tokens.ids(text), kind))
+
+    def _goes_on(self, frame: Frame) -> TokenSpan:
+        digit = str(int(frame.pts_seconds) % 10)
+        return at_seconds(self._span(self.tokens.ids(digit), TokenKind.TIMESTAMP), frame.pts_seconds)
 
     def question(self, text: str) -> Question:
         """The question, the end of the user's turn and the start of the assistant's."""
@@ -100,11 +157,6 @@ class EmbeddedAdapter(Adapter):
         """The text of generated token ids."""
         return self.tokens.text(token_ids)
 
-    def _class_embeds(self) -> Tensor:
-        """Mean embedding of each class name as it stands in running text, [1000, E]."""
-        names = (torch.tensor(self.tokens.ids(f" {name}")) for name in self.class_names)
-        return torch.stack([self.embed(ids).float().mean(0) for ids in names]).to(self.dtype)
-
     def _pictures(self, frames: Sequence[Frame]) -> Tensor:
         for frame in frames:
             if frame.image.ndim != 3:
@@ -115,12 +167,17 @@ class EmbeddedAdapter(Adapter):
         return plain_span(self.embed(torch.tensor(ids)), kind)
 
 
+def follows(before_seconds: float, seconds: float) -> bool:
+    """Whether a frame is so soon after another that the last digit of its second tells its time."""
+    return int(seconds) - int(before_seconds) <= 1
+
+
 def load(*, device: torch.device, dtype: torch.dtype | None = None, seed: int = 0) -> EmbeddedAdapter:
     """The installed model as the registry loads it; it has nothing random, so `seed` changes nothing."""
     return EmbeddedAdapter(embedded_dir(), device=device, dtype=dtype or torch.float32)
 
 
-def _fingerprint(folder: Path, dtype: torch.dtype) -> str:
-    manifest = (folder / "manifest.json").read_bytes()
-    rest = f"prompt {PROMPT_VERSION}, {dtype}, top {TOP_CLASSES}".encode()
+def _fingerprint(folder: Path, added: bytes, dtype: torch.dtype) -> str:
+    manifest = (folder / "manifest.json").read_bytes() + hashlib.sha256(added).digest()
+    rest = f"prompt {PROMPT_VERSION}, {dtype}".encode()
     return hashlib.sha256(manifest + rest).hexdigest()[:16]
