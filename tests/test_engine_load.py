@@ -28,8 +28,6 @@ from vstream.answer import Answer
 from vstream.config import Config, DecodeOptions
 from vstream.engine import Engine
 from vstream.memory.block import Tier
-from vstream.models import load_adapter
-from vstream.models.embedded import fetch
 from vstream.models.embedded.adapter import EmbeddedAdapter
 from vstream.models.random import RandomLlama
 from vstream.session import Session
@@ -487,19 +485,6 @@ ASKED = [
     (21.1, 0, "Describe the video."),
     (21.1, 0, "What is shown?"),
 ]
-
-
-@pytest.fixture(scope="module")
-def embedded_model() -> EmbeddedAdapter:
-    """The installed model. Where it is missing, the test fails on CI and is skipped elsewhere."""
-    if not fetch.embedded_dir().is_dir():
-        reason = "the embedded model is not installed; run `vstream models add embedded`"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    adapter = load_adapter("embedded", device="cpu")
-    assert isinstance(adapter, EmbeddedAdapter)
-    return adapter
 
 
 def camera_frames(path: Path) -> list[Frame]:

@@ -1,6 +1,5 @@
 """The training script: what its loss sees, that it goes on as if never stopped, that its release is what it trained."""
 
-import os
 import random
 import sys
 from pathlib import Path
@@ -17,19 +16,16 @@ import train_embedded
 from embedded_questions import Asked
 from train_embedded import HalfLinear, Lora, Packer, Run, answer_loss
 
+pytestmark = pytest.mark.usefixtures("embedded_folder")
+
 
 def new_adapter() -> EmbeddedAdapter:
-    """The model before training. Where it is missing, tests fail on CI and are skipped elsewhere."""
-    if not fetch.embedded_dir().is_dir():
-        reason = "the embedded model is not installed; run `vstream models add embedded`"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+    """The model before training."""
     return EmbeddedAdapter(fetch.embedded_dir(), trained=False)
 
 
 @pytest.fixture(scope="module")
-def adapter() -> EmbeddedAdapter:
+def adapter(embedded_folder: Path) -> EmbeddedAdapter:
     return new_adapter()
 
 

@@ -93,8 +93,9 @@ class Answerer:
     ) -> Generator[None, None, RunningAnswer]:
         """Brings memory back, prefills the question and fills in the evidence; pauses after each piece of work.
 
-        No piece takes more tokens than a clip. The stream's memory must not change meanwhile: what is selected is only
-        then copied. Per-layer selection has a single piece, since a layer's own choice needs the whole question.
+        No piece takes more tokens than a clip, or `MIN_PIECE_TOKENS`. The stream's memory must not change meanwhile:
+        what is selected is only then copied. Per-layer selection has a single piece, since a layer's own choice needs
+        the whole question.
 
         Args:
             answer: the handle to fill.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from vstream.app.lab.world import SHAPES, Scene, Shown, World
+from vstream.app.lab.world import SHAPES, Shown, World
 from vstream.sources.base import Source
 
 Picture = npt.NDArray[np.uint8]
@@ -36,24 +37,20 @@ def draw(world: World, seconds: float, *, side: int = 128) -> Picture:
     """
     if side < 16:
         raise ValueError(f"side must be at least 16 pixels, got {side}")
-    scene, look = world.scene_at(seconds), random.Random(f"{world.seed} {float(seconds)}")
-    rng = random.Random(scene.seed)
+    look = random.Random(f"{world.seed} {float(seconds)}")
+    rng = random.Random(world.scene_at(seconds).seed)
     large = FINER * side
     canvas = _background(rng, large)
     jitter = [rng.uniform(-14, 14) for _ in range(3)]
     shake = 0.02 * rng.random()
     dx, dy = look.uniform(-shake, shake), look.uniform(-shake, shake)
-    for shown in _visible(scene, seconds):
+    for shown in world.at(seconds):
         _paint(canvas, shown, (shown.x + dx) * large, (shown.y + dy) * large, jitter)
     small = canvas.reshape(side, FINER, side, FINER, 3).mean((1, 3))
     noise = np.random.default_rng(look.getrandbits(32)).standard_normal((side, side, 1), dtype=np.float32)
     small = small * _light(world, seconds) + noise * rng.uniform(1, 8)
     picture: Picture = small.clip(0, 255).astype(np.uint8)
     return picture
-
-
-def _visible(scene: Scene, seconds: float) -> list[Shown]:
-    return [shown for one in scene.sightings if (shown := one.at(seconds)) is not None]
 
 
 def _light(world: World, seconds: float) -> float:
@@ -176,7 +173,7 @@ class WorldSource(Source):
         super().__init__(f"world {world.seed}", max_side=side)
         self.world, self._fps, self._side = world, fps, side
         self.duration_seconds = float(world.duration_seconds)
-        self.fingerprint = f"{world.seed} {world.duration_seconds} {fps} {side} {len(world.needles)}"
+        self.fingerprint = hashlib.sha256(f"{world} {fps} {side}".encode()).hexdigest()[:16]
 
     def _pictures(self) -> Iterator[tuple[float, Any]]:
         start, number = self.world.start_seconds, 0

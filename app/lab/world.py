@@ -88,12 +88,6 @@ class Sighting:
             x, y = (x + (1 - 2 * x) * done, y) if self.direction in ("left", "right") else (x, y + (1 - 2 * y) * done)
         return Shown(thing, x, y, self.size)
 
-    def moved_to(self, start_seconds: int) -> Sighting:
-        """The same at another time."""
-        by = start_seconds - self.start_seconds
-        turn = None if self.turn_seconds is None else self.turn_seconds + by
-        return replace(self, start_seconds=start_seconds, end_seconds=self.end_seconds + by, turn_seconds=turn)
-
 
 @dataclass(frozen=True)
 class Scene:

@@ -51,7 +51,8 @@ class Adapter(ABC):
         eos_ids: token ids that end an answer.
         image_side: longest side, in pixels, that pictures should be brought to while decoding.
         max_positions: trained length; no position shown to the model reaches it.
-        min_frame_tokens, max_frame_tokens: how many tokens one frame takes, the text around it included.
+        min_frame_tokens, max_frame_tokens: the fewest tokens of a clip's first frame, and the most of any frame, the
+            text around it included.
         settings: of `Config`, those that suit the model better than the general defaults.
         num_axes: rotary axes A.
         alone: held by whoever runs the model: how its attention is done is switched between passes.

@@ -8,7 +8,6 @@ sure of. A frame that is named as the one before it, in the same clip, is one di
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -21,7 +20,7 @@ from torch import Tensor
 from vstream.memory.block import TokenKind
 from vstream.models.base import Adapter, Question
 from vstream.models.embedded import efficientnet
-from vstream.models.embedded.convert import CLASSES, LANGUAGE, VISION
+from vstream.models.embedded.convert import LANGUAGE, VISION
 from vstream.models.embedded.fetch import embedded_dir
 from vstream.models.embedded.naming import Named, load_names, steadied
 from vstream.models.embedded.trained import merge, trained_bytes
@@ -82,7 +81,6 @@ class EmbeddedAdapter(Adapter):
         language = language.to(device)
         self.decoder, self.head = language.model, language.lm_head
         self.vision = efficientnet.load(load_file(folder / VISION)).to(device)
-        self.class_names: list[str] = json.loads((folder / CLASSES).read_text())
         self.names = load_names()
         self.eos_ids = frozenset(self.tokens.special(token) for token in ("<|im_end|>", "<|endoftext|>"))
         self.max_positions = int(self.config.max_position_embeddings)
