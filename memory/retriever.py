@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -26,10 +28,12 @@ class Query:
     Attributes:
         mean: [L, K, D] float32, mean query, summed over the query heads that share a key/value head.
         word_keys: [L, K, W, D] float32, each word's own key, less the mean key of the system prompt.
+        moments: stream times in seconds that the question names.
     """
 
     mean: Tensor
     word_keys: Tensor
+    moments: tuple[float, ...] = ()
 
 
 class Selection(NamedTuple):
@@ -45,7 +49,7 @@ class Selection(NamedTuple):
 
 
 class Retriever(ABC):
-    """Chooses the best-scoring blocks within a budget of tokens.
+    """Chooses the best-scoring blocks within a budget of tokens, after those of moments that the question names.
 
     It holds no state: the same question, candidates and representatives give the same choice. Ties go to the earlier
     block.
@@ -85,7 +89,8 @@ class Retriever(ABC):
         if not len(candidates):
             return Selection((), torch.zeros(0))
         scores = self.score(query, representatives, mean).float().cpu()
-        ranked = scores.argsort(descending=True, stable=True).tolist()
+        order = scores.argsort(descending=True, stable=True).numpy()
+        ranked = order[np.argsort(~_named(candidates, query.moments)[order], kind="stable")].tolist()
         chosen = sorted(_fill(ranked, candidates["num_tokens"].tolist(), budget_tokens))
         return Selection(tuple(candidates["id"][chosen].tolist()), scores)
 
@@ -102,6 +107,14 @@ def mean_key(representatives: Tensor, weights: Tensor) -> Tensor:
     """
     share = weights.float() / weights.float().sum().clamp_min(1e-9)
     return torch.einsum("lkbd,b->lkd", representatives.float(), share.to(representatives.device))[:, :, None]
+
+
+def _named(candidates: Rows, moments: Sequence[float]) -> npt.NDArray[np.bool_]:
+    """Which of B blocks hold one of the moments, [B]; a block's last frame stands for up to the next whole second."""
+    named = np.zeros(len(candidates), dtype=bool)
+    for moment in moments:
+        named |= (candidates["start_seconds"] < moment + 1) & (candidates["end_seconds"] > moment - 1)
+    return named
 
 
 def _fill(ranked: Sequence[int], sizes: Sequence[int], budget: int) -> list[int]:

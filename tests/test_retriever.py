@@ -1,5 +1,7 @@
 """Retrieval: the budget, the order, and which block a question finds."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from blocks import make_block
@@ -64,6 +66,22 @@ def test_ties_go_to_the_earlier():
 
 def test_what_does_not_fit_leaves_room_for_what_does():
     assert chosen([3.0, 2.0, 1.0], [10, 3, 3], 7).ids == (11, 12)
+
+
+def test_a_moment_that_is_named_comes_first():
+    """Whatever the scores; further moments and the rest of the budget go by score as ever."""
+    metas = [make_block(10 + i, tokens=4).meta for i in range(5)]
+    metas = [replace(meta, start_seconds=4.0 * i, end_seconds=4.0 * i + 3) for i, meta in enumerate(metas)]
+    representatives, rows = torch.zeros(LAYERS, HEADS, 5, DIM), rows_of(metas)
+
+    def ids(budget, *moments):
+        query = replace(QUERY, moments=moments)
+        return Told([1.0, 2.0, 3.0, 4.0, 5.0]).select(query, rows, representatives, NO_MEAN, budget).ids
+
+    assert ids(8) == (13, 14)
+    assert ids(4, 6.0) == (11,)
+    assert ids(8, 7.0, 900.0) == (11, 14)
+    assert ids(8, 3.0, 4.0) == (10, 11)
 
 
 def test_no_budget_chooses_nothing_but_scores_all():

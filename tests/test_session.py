@@ -12,7 +12,7 @@ import pytest
 import torch
 from streams import MIB, ListSource, RecordingLlama, altered, feature_frames, pump_all, small_config, watched
 
-from vstream.answer import Answer
+from vstream.answer import Answer, Evidence
 from vstream.config import DecodeOptions
 from vstream.engine import Engine
 from vstream.memory.block import Tier
@@ -239,6 +239,18 @@ def test_condensed_blocks_reach_an_answer_too() -> None:
     frames = feature_frames(200)
     settings = {"host_bytes": MIB, "gist_share": 0.3, "retrieve_tokens": 0, "gist_tokens": 1024}
     assert not torch.equal(hidden_of_question(frames, **settings), hidden_of_question(altered(frames, 4), **settings))
+
+
+def test_a_named_moment_is_brought_back() -> None:
+    """Room for few of many blocks: the one that holds the second asked for is among them, whatever it shows."""
+    session = watched(RandomLlama(), feature_frames(200), retrieve_tokens=64, gist_tokens=0)
+
+    def seen(question: str) -> list[Evidence]:
+        return [one for one in asked(session, question).evidence if one.level == "detail"]
+
+    for second in (3, 50, 101):
+        question = f"what was shown at {second // 60}:{second % 60:02}?"
+        assert any(one.start_seconds <= second <= one.end_seconds for one in seen(question)), question
 
 
 # Questions at odd moments ------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from vstream.memory.block import BlockMeta, prefix_until
 from vstream.models.random import RandomLlama
-from vstream.types import Clip, Frame, Gap, TokenSpan, format_seconds, parse_seconds
+from vstream.types import Clip, Frame, Gap, TokenSpan, format_seconds, moments_in, parse_seconds
 
 RED = np.full((4, 6, 3), (255, 0, 0), dtype=np.uint8)
 
@@ -31,6 +31,19 @@ def test_a_shown_time_is_cut_to_whole_seconds(seconds):
 @given(st.floats(0, 1e12))
 def test_plain_seconds_are_taken_as_they_are(seconds):
     assert parse_seconds(repr(seconds)) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "moments"),
+    [
+        ("What was shown at 1:15?", (75,)),
+        ("between 01:00 and 1:02:03, what moved?", (60, 3723)),
+        ("[0:07] or 120:59", (7, 7259)),
+        ("nothing at 1:75, 1:2, 1:02:03:04 or 12", ()),
+    ],
+)
+def test_a_question_names_moments(text, moments):
+    assert moments_in(text) == moments
 
 
 @given(st.integers(0, 99), st.integers(0, 59), st.floats(0, 59.999))

@@ -21,6 +21,7 @@ from vstream.memory.block import TokenKind
 from vstream.memory.pyramid import LEVEL_NAMES
 from vstream.picture import jpeg_of
 from vstream.recall import Recall
+from vstream.types import moments_in
 
 if TYPE_CHECKING:
     from vstream.config import Config, DecodeOptions
@@ -113,7 +114,7 @@ class Answerer:
             tail_tokens=len(prompt.words) + options.max_tokens,
         )
         yield
-        recall, query, hidden = yield from self._prefill(cache, prompt, view)
+        recall, query, hidden = yield from self._prefill(cache, prompt, view, moments_in(answer.question))
         assert hidden is not None, "the last pass of a prompt runs to its end"
         evidence = self._evidence(recall, view)
         if open_span is not None:
@@ -129,7 +130,7 @@ class Answerer:
         return RunningAnswer(answer, decoding)
 
     def _prefill(
-        self, cache: AnswerCache, prompt: Prompt, view: View
+        self, cache: AnswerCache, prompt: Prompt, view: View, moments: tuple[float, ...]
     ) -> Generator[None, None, tuple[Recall, Query, Tensor | None]]:
         """The prompt behind [sink | gist | retrieved | window]; gives the recall, its query and the last [n, E]."""
         config, memory, adapter = self._config, self._memory, self._adapter
@@ -142,6 +143,7 @@ class Answerer:
             detail_tokens=config.retrieve_tokens,
             gist_tokens=config.gist_tokens,
             original_positions=config.positions == "original",
+            moments=moments,
         )
         if config.selection == "per-layer":
             chooser = LayerRecall(adapter, cache, recall.for_layer)

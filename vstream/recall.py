@@ -45,8 +45,9 @@ class Recall:
         detail_tokens: int,
         gist_tokens: int,
         original_positions: bool,
+        moments: tuple[float, ...] = (),
     ) -> None:
-        """Chooses among what the view holds, for the answer whose cache is given."""
+        """Chooses among what the view holds, for the answer whose cache is given; moments are named by the question."""
         self.chosen: dict[int, BlockMeta] = {}
         self._adapter, self._store, self._retriever, self._cache = adapter, store, retriever, cache
         shown = {GIST: gist_tokens, DETAIL: detail_tokens}
@@ -54,6 +55,7 @@ class Recall:
         self._shelves.append(Shelf(*view.in_window, 0))  # in the answer anyway; the scores are evidence
         self._view = view
         self._original = original_positions
+        self._moments = moments
         self._votes = 0
         self.layers = slice(0, retriever.num_layers_read(adapter.num_layers))
 
@@ -74,7 +76,7 @@ class Recall:
 
     def query(self, means: Tensor, word_keys: Tensor, layers: slice | None = None) -> Query:
         """A query from mean queries [L, K, D] and word keys [L, K, W, D] of `self.layers`, unless others are given."""
-        return Query(means.float(), word_keys - self._view.sink_key[layers or self.layers])
+        return Query(means.float(), word_keys - self._view.sink_key[layers or self.layers], self._moments)
 
     def for_all_layers(self, query: Query) -> None:
         """Inserts one choice of blocks into every layer."""

@@ -5,6 +5,7 @@ This module knows nothing of models, memory or threads.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -182,3 +183,8 @@ def parse_seconds(text: str) -> float:
     for value in values:
         total = total * 60 + value
     return total
+
+
+def moments_in(text: str) -> tuple[float, ...]:
+    """The stream times in seconds that a text names as MM:SS or HH:MM:SS: "what was there at 1:15?" -> (75.0,)."""
+    return tuple(parse_seconds(found) for found in re.findall(r"(?<![\d:])\d+(?::[0-5]\d){1,2}(?![\d:])", text))
