@@ -1,7 +1,11 @@
-"""Condensing: fewer tokens that stand for the same frames. Knows nothing of budgets or of where bytes lie."""
+"""Condensing: fewer tokens that stand for the same frames. Knows nothing of budgets or of where bytes lie.
+
+`digest` keeps a share of a block's vision tokens where they are in time, `condense` makes one short frame of blocks.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -21,7 +25,7 @@ def condense(blocks: Sequence[Block], *, block_id: int, level: int, max_vision_t
     Args:
         blocks: one or more, in time order, with the same number of rotary axes, each with vision tokens.
     """
-    assert all((block.meta.kinds == TokenKind.VISION).any() for block in blocks), "a block without vision tokens"
+    assert all(_has_vision(block) for block in blocks), "a block without vision tokens"
     keeper = max(blocks, key=lambda block: block.meta.weight)
     frame = _typical_frame(keeper)
     order = torch.nonzero(keeper.meta.seconds == frame)[:, 0]
@@ -39,8 +43,51 @@ def condense(blocks: Sequence[Block], *, block_id: int, level: int, max_vision_t
             kept_kv.append(prototypes[:, :, :, group_of[token]].to(keeper.kv.dtype))
             kept_kinds.append(kind)
     kv = torch.stack(kept_kv, dim=3)
-    meta = _merged_meta([block.meta for block in blocks], keeper.meta, block_id, level, frame, kept_kinds)
+    seconds = torch.full((len(kept_kinds),), frame, dtype=torch.float64)
+    kinds = torch.tensor(kept_kinds, dtype=torch.uint8)
+    meta = _merged_meta([block.meta for block in blocks], keeper.meta, block_id, level, seconds, kinds)
     return Block(meta, kv, _mean_representative(blocks), keeper.picture)
+
+
+def digest(block: Block, *, block_id: int, level: int, keep_share: float) -> Block:
+    """A block with about `keep_share` of its vision tokens, at least one, in their order.
+
+    Those are kept that say much and that others do not say: one after the other, the token whose value's norm times
+    the distance of its key from the nearest key kept so far is greatest (value norm and redundancy as in InfiniPot-V,
+    chosen one by one as in k-centre clustering). Every other vision token is averaged into the kept one nearest to it.
+    Timestamps and markers stay with the frames that keep a vision token. Weight, times, representative and picture
+    stay.
+
+    Args:
+        block: with vision tokens.
+    """
+    assert _has_vision(block), "a block without vision tokens"
+    vision = torch.nonzero(block.meta.kinds == TokenKind.VISION)[:, 0]
+    seen = _wide(block.kv[:, :, :, vision])
+    chosen = _salient(seen, math.ceil(keep_share * len(vision)))
+    kept = vision[chosen]
+    stays = (block.meta.kinds != TokenKind.VISION) & torch.isin(block.meta.seconds, block.meta.seconds[kept])
+    stays[kept] = True
+    kv = block.kv[:, :, :, stays].clone()
+    kv[:, :, :, block.meta.kinds[stays] == TokenKind.VISION] = _absorb(seen[:, :, :, chosen], [block]).to(kv.dtype)
+    meta = _merged_meta([block.meta], block.meta, block_id, level, block.meta.seconds[stays], block.meta.kinds[stays])
+    return Block(meta, kv, block.representative, block.picture)
+
+
+def _has_vision(block: Block) -> bool:
+    return bool((block.meta.kinds == TokenKind.VISION).any())
+
+
+def _salient(seen: Tensor, count: int) -> Tensor:
+    """Indices [count], rising, of the tokens of `seen` [L, 2, K, N, D] that say most beside each other."""
+    norms = seen[:, 1].square().sum(dim=(0, 1, 3)).sqrt()
+    keys = _flat_keys(seen - seen.mean(dim=3, keepdim=True))  # what all have in common tells none apart
+    chosen, far = [int(norms.argmax())], torch.full_like(norms, 2.0)
+    while len(chosen) < count:
+        far = torch.minimum(far, 1 - keys @ keys[chosen[-1]])
+        far[chosen] = -1.0
+        chosen.append(int((norms.clamp_min(1e-12) * far).argmax()))
+    return torch.tensor(sorted(chosen))
 
 
 def _typical_frame(block: Block) -> float:
@@ -94,7 +141,7 @@ def _mean_representative(blocks: Sequence[Block]) -> Tensor:
 
 
 def _merged_meta(
-    metas: Sequence[BlockMeta], keeper: BlockMeta, block_id: int, level: int, frame: float, kinds: list[int]
+    metas: Sequence[BlockMeta], keeper: BlockMeta, block_id: int, level: int, seconds: Tensor, kinds: Tensor
 ) -> BlockMeta:
     """Metadata of a condensed block: laid out like text, one position a token on every axis."""
     count, axes = len(kinds), keeper.advance.shape[0]
@@ -105,8 +152,8 @@ def _merged_meta(
         end_seconds=max(meta.end_seconds for meta in metas),
         epoch_seconds=keeper.epoch_seconds,
         weight=sum(meta.weight for meta in metas),
-        kinds=torch.tensor(kinds, dtype=torch.uint8),
-        seconds=torch.full((count,), frame, dtype=torch.float64),
+        kinds=kinds.clone(),
+        seconds=seconds.clone(),
         positions=torch.arange(count).expand(axes, count).clone(),
         advance=torch.full((axes,), count),
         start=keeper.start,

@@ -1,7 +1,8 @@
 """Pyramid memory bank: resolution fades with age, nothing is lost in silence.
 
-Blocks enter at the finest level. A level over its budget hands its most redundant block to the next one, condensed;
-the last level merges its most similar neighbours, weights and time ranges kept. So a stream of any length fits.
+Blocks enter at the finest level, detail. A level over its budget hands its most redundant block to the next one,
+condensed: the digest level keeps a quarter of its vision tokens, the gist level one short frame. The last level merges
+its most similar neighbours, weights and time ranges kept. So a stream of any length fits.
 This module knows nothing of text, models or where the blocks' bytes lie.
 """
 
@@ -16,14 +17,15 @@ import torch
 from torch import Tensor
 
 from vstream.memory.block import Block, BlockMeta
-from vstream.memory.condense import condense
+from vstream.memory.condense import condense, digest
 from vstream.memory.neighbours import Neighbours
 
 if TYPE_CHECKING:
     from vstream.memory.store import BlockStore
 
-SINK, DETAIL, GIST = -1, 0, 2  # 1 is kept for a level between detail and gist
-LEVEL_NAMES = {SINK: "sink", DETAIL: "detail", GIST: "gist"}
+SINK, DETAIL, DIGEST, GIST = -1, 0, 1, 2
+LEVEL_NAMES = {SINK: "sink", DETAIL: "detail", DIGEST: "digest", GIST: "gist"}
+DIGEST_KEEPS = 0.25  # of a block's vision tokens
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,20 @@ class Level:
     Attributes:
         number: as in `BlockMeta.level`.
         budget_bytes: what its blocks may take at home.
-        max_vision_tokens: what a block is condensed to when it arrives, None for all it has.
+        max_vision_tokens: of a block of the gist level; no other has a limit.
     """
 
     number: int
     budget_bytes: int
-    max_vision_tokens: int | None
+    max_vision_tokens: int | None = None
+
+    def take(self, blocks: Sequence[Block], block_id: int) -> Block:
+        """What stands for blocks, given in time order, on this level: one from the level before, or two of its own."""
+        if self.number == DIGEST:
+            (block,) = blocks
+            return digest(block, block_id=block_id, level=DIGEST, keep_share=DIGEST_KEEPS)
+        assert self.max_vision_tokens is not None, f"nothing is demoted to the {LEVEL_NAMES[self.number]} level"
+        return condense(blocks, block_id=block_id, level=self.number, max_vision_tokens=self.max_vision_tokens)
 
 
 class Pyramid:
@@ -49,14 +59,20 @@ class Pyramid:
     with the blocks held, but for the first one after opening, which compares all neighbours.
     """
 
-    def __init__(self, store: BlockStore, *, sink_tokens: int, gist_share: float, gist_vision_tokens: int) -> None:
-        """Splits what the store can hold: the sink, then `gist_share` for the last level, the rest for detail."""
+    def __init__(
+        self, store: BlockStore, *, sink_tokens: int, digest_share: float, gist_share: float, gist_vision_tokens: int
+    ) -> None:
+        """Splits what the store can hold: the sink, then the shares of digest and gist, the rest for detail.
+
+        A `digest_share` of 0 leaves that level out.
+        """
         self.store = store
         self.next_id = 0
         self.counts: Counter[str] = Counter(demoted=0, merged=0)
         room = store.capacity_bytes - store.bytes_of(sink_tokens)
-        gist_bytes = int(room * gist_share)
-        self.levels = (Level(DETAIL, room - gist_bytes, None), Level(GIST, gist_bytes, gist_vision_tokens))
+        digest_bytes, gist_bytes = int(room * digest_share), int(room * gist_share)
+        detail, gist = Level(DETAIL, room - digest_bytes - gist_bytes), Level(GIST, gist_bytes, gist_vision_tokens)
+        self.levels = (detail, Level(DIGEST, digest_bytes), gist) if digest_share else (detail, gist)
         self._neighbours: dict[int, Neighbours] = {}  # by level, less `_pinned`; empty: to be taken from the store
         self._pinned: set[int] = set()
 
@@ -129,10 +145,7 @@ class Pyramid:
 
     def _replace(self, step: _Step, metas: list[BlockMeta], level: Level) -> None:
         """Puts one condensed block in the place of some."""
-        limit = level.max_vision_tokens
-        assert limit is not None, "nothing is demoted to the first level"
-        blocks = [step.block(meta.id) for meta in metas]
-        merged = condense(blocks, block_id=self.take_id(), level=level.number, max_vision_tokens=limit)
+        merged = level.take([step.block(meta.id) for meta in metas], self.take_id())
         for meta in metas:
             self._withdraw(step, meta)
             step.remove(meta.id)

@@ -131,6 +131,7 @@ def small_config(**settings: Any) -> Config:
         "window_tokens": 96,
         "retrieve_tokens": 64,
         "gist_tokens": 32,
+        "digest_share": 0.1,
         "device_bytes": 0,
         "host_bytes": 16 * MIB,
         "max_question_tokens": 64,

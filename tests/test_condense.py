@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vstream.memory.block import Block, BlockMeta, TokenKind
-from vstream.memory.condense import condense
-from vstream.memory.pyramid import DETAIL, GIST
+from vstream.memory.condense import condense, digest
+from vstream.memory.pyramid import DETAIL, DIGEST, GIST
 
 TIME, SEEN, MARK = TokenKind.TIMESTAMP, TokenKind.VISION, TokenKind.MARKER
 
@@ -202,3 +202,72 @@ def test_repeated_merging_keeps_the_mean():
 def test_a_block_without_vision_is_refused():
     with pytest.raises(AssertionError, match="without vision tokens"):
         condensed(block_of([[(TIME, (1, 1), (1, 1))]]))
+
+
+# Digests ------------------------------------------------------------------------------------------------------------
+
+
+def digested(block, share=0.25):
+    return digest(block, block_id=99, level=DIGEST, keep_share=share)
+
+
+def test_a_hand_made_digest():
+    """Two of six: the loudest value, then the loud one that is furthest from it; each takes in those near to it."""
+    frames = [
+        [(TIME, (9, 9), (9, 9)), (SEEN, (4, 0), (9, 0)), (SEEN, (4, 1), (1, 0)), (MARK, (5, 5), (5, 5))],
+        [(TIME, (8, 8), (8, 8)), (SEEN, (4, 0), (2, 0)), (MARK, (7, 7), (7, 7))],
+        [(TIME, (6, 6), (6, 6)), (SEEN, (0, 4), (4, 3)), (SEEN, (0, 5), (1, 1)), (SEEN, (0, 3), (1, 2))],
+    ]
+    made = digested(block_of(frames), share=0.3)
+    assert made.meta.kinds.tolist() == [TIME, SEEN, MARK, TIME, SEEN]
+    assert made.meta.seconds.tolist() == [0.0, 0.0, 0.0, 2.0, 2.0]
+    keys, values = made.kv[0, :, 0]
+    expected_keys = torch.tensor([[9, 9], [4, 1 / 3], [5, 5], [6, 6], [0, 4]], dtype=torch.float64)
+    expected_values = torch.tensor([[9, 9], [4, 0], [5, 5], [6, 6], [2, 2]], dtype=torch.float64)
+    assert torch.allclose(keys, expected_keys, rtol=1e-12)
+    assert torch.allclose(values, expected_values, rtol=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 999), frames=st.integers(1, 4), vision=st.integers(1, 6),
+    share=st.sampled_from([0.05, 0.25, 1.0]),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]), axes=st.sampled_from([1, 3]),
+)  # fmt: skip
+def test_what_a_digest_keeps(seed, frames, vision, share, dtype, axes):
+    block = random_block(seed, frames=frames, vision=vision, dtype=dtype, axes=axes, picture=b"jpeg", weight=7)
+    made = digested(block, share)
+    count = -int(-share * frames * vision // 1)
+    assert of_kind(made, SEEN).shape[1] == count
+    assert made.meta.seconds.tolist() == sorted(made.meta.seconds.tolist())
+    kept_frames = set(made.meta.seconds[made.meta.kinds == SEEN].tolist())
+    for kind in (TIME, MARK):
+        stays = torch.tensor([one in kept_frames for one in block.meta.seconds.tolist()]) & (block.meta.kinds == kind)
+        assert raw(of_kind(made, kind)) == raw(block.kv[0, :, 0, stays])
+    total = of_kind(block, SEEN).double().mean(dim=1) * frames * vision
+    assert (made.meta.id, made.meta.level, made.meta.weight, made.picture) == (99, DIGEST, 7.0, b"jpeg")
+    assert (made.meta.start_seconds, made.meta.end_seconds) == (block.meta.start_seconds, block.meta.end_seconds)
+    assert raw(made.representative) == raw(block.representative)
+    assert made.meta.advance.tolist() == [made.meta.num_tokens] * axes
+    assert made.kv.dtype == dtype
+    if share == 1.0:
+        assert torch.allclose(of_kind(made, SEEN).double().mean(dim=1) * count, total, rtol=0.02, atol=0.1)
+
+
+def test_a_digest_spares_what_stands_alone():
+    """Of eight like tokens and one that differs, though it is less loud, the one that differs is kept."""
+    alike = [(SEEN, (5, 0.01 * i), (2, 0)) for i in range(8)]
+    block = block_of([[*alike, (SEEN, (0, 5), (1, 0))]])
+    made = digested(block)
+    assert of_kind(made, SEEN)[0, -1].tolist() == pytest.approx([0, 5])
+
+
+def test_a_digest_is_condensed_like_any_block():
+    made = condensed(digested(random_block(1, frames=4, vision=4), share=0.9))
+    assert made.meta.kinds.tolist() == [TIME, TIME, SEEN, SEEN, MARK]
+    assert len(set(made.meta.seconds.tolist())) == 1
+
+
+def test_a_digest_needs_vision_too():
+    with pytest.raises(AssertionError, match="without vision tokens"):
+        digested(block_of([[(TIME, (1, 1), (1, 1))]]))

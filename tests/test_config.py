@@ -57,6 +57,7 @@ def test_budgets_are_not_negative(name):
     [
         ("fps", [0, -1, NAN, INF, 1e4], "a number > 0 and <= 1000"),
         ("gist_share", [0, 1, -0.1, 1.5, NAN], "a number in (0, 1)"),
+        ("digest_share", [-0.1, 0.875, 1, NAN], "a number >= 0 and less than 1 - gist_share"),
         ("gist_vision_tokens", [0, 65], "a whole number from 1 to 64"),
         ("selection", ["all", ""], "one of shared, per-layer"),
         ("positions", ["relative"], "one of contiguous, original"),
@@ -76,7 +77,7 @@ def test_a_queue_holds_a_clip():
 
 def test_edges_are_taken():
     options = DecodeOptions(max_tokens=1, temperature=0, top_p=1, stop=("END",))
-    assert Config(fps=None, gist_vision_tokens=64, gist_share=0.999, decode=options).decode is options
+    assert Config(fps=None, gist_vision_tokens=64, gist_share=0.999, digest_share=0, decode=options).decode is options
     assert DecodeOptions(temperature=1e9, top_p=1e-9, stop=()).stop == ()
 
 
@@ -85,7 +86,7 @@ def test_every_number_is_checked():
     numbers = {
         f.name for f in fields(Config) if isinstance(f.default, (int, float)) and not isinstance(f.default, bool)
     }
-    assert numbers == {*COUNTS, *BUDGETS, "fps", "gist_share", "gist_vision_tokens"}
+    assert numbers == {*COUNTS, *BUDGETS, "fps", "digest_share", "gist_share", "gist_vision_tokens"}
     unchecked = [name for name in sorted(numbers) if not _refuses(Config, name, -1)]
     assert unchecked == []
     assert [f.name for f in fields(DecodeOptions)] == ["max_tokens", "temperature", "top_p", "seed", "stop"]

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from test_pyramid import SHAPE, clip_block, clips, everything, make_sink
 
 from vstream.memory.block import Block
-from vstream.memory.condense import condense
 from vstream.memory.neighbours import PAIRS_AT_ONCE, SLACK, Neighbours, similarities
 from vstream.memory.pyramid import Pyramid
 from vstream.memory.store import BlockStore
@@ -33,7 +32,7 @@ def open_store(host_bytes):
 
 
 def make_pyramid(store, kind=Pyramid):
-    return kind(store, sink_tokens=2, gist_share=0.4, gist_vision_tokens=2)
+    return kind(store, sink_tokens=2, digest_share=0.2, gist_share=0.3, gist_vision_tokens=2)
 
 
 def similarity(a, b):
@@ -60,8 +59,7 @@ class PlainPyramid(Pyramid):
         goal = self.levels[index if last else index + 1]
         chosen = max(pairwise(free), key=lambda pair: similarity(*(b.representative for b in pair)), default=free)
         gone = list(chosen) if last else [chosen[0]]
-        limit = goal.max_vision_tokens
-        merged = condense(gone, block_id=self.take_id(), level=goal.number, max_vision_tokens=limit)
+        merged = goal.take(gone, self.take_id())
         for block in gone:
             del blocks[block.meta.id]
         blocks[merged.meta.id] = merged

@@ -16,7 +16,7 @@ from vstream.answer import Answer, Evidence
 from vstream.config import DecodeOptions
 from vstream.engine import Engine
 from vstream.memory.block import Tier
-from vstream.memory.pyramid import GIST, SINK
+from vstream.memory.pyramid import DIGEST, GIST, SINK
 from vstream.memory.retriever import RETRIEVERS
 from vstream.models.random import RandomLlama
 from vstream.session import NOTHING_SEEN, Session
@@ -170,10 +170,12 @@ def test_a_long_stream_stays_within_its_budgets() -> None:
     metas = [meta for meta in session.memory.store.metas() if meta.level != SINK]
     assert sum(meta.weight for meta in metas) == 1200
     assert metas[0].start_seconds == 0.0
-    assert status.moved["demoted"] - status.moved["merged"] == status.blocks["gist"]
-    assert status.moved["demoted"] + status.blocks["detail"] == 600
+    past_detail = 600 - status.blocks["detail"]
+    assert status.moved["demoted"] == 2 * past_detail - status.blocks["digest"]  # to digest, and on to gist
+    assert status.moved["merged"] == past_detail - status.blocks["digest"] - status.blocks["gist"]
+    assert status.blocks["digest"] > 2
     answer = asked(session)
-    assert {e.level for e in answer.evidence} <= {"detail", "gist", "window"}
+    assert {e.level for e in answer.evidence} <= {"detail", "digest", "gist", "window"}
     assert answer.text() is not None
 
 
@@ -233,6 +235,14 @@ def test_what_is_behind_the_window_reaches_an_answer_through_memory_alone() -> N
     assert not torch.equal(hidden_of_question(frames, **everything), hidden_of_question(changed, **everything))
     nothing = {"retrieve_tokens": 0, "gist_tokens": 0}
     assert torch.equal(hidden_of_question(frames, **nothing), hidden_of_question(changed, **nothing))
+
+
+def test_digests_are_brought_back_beside_detail() -> None:
+    session = watched(RandomLlama(), feature_frames(400), host_bytes=MIB, retrieve_tokens=2048, gist_tokens=0)
+    digests = {meta.id for meta in session.memory.store.metas() if meta.level == DIGEST}
+    answer = asked(session, "what was there at 0:02?")
+    assert digests
+    assert "digest" in {one.level for one in answer.evidence}
 
 
 def test_condensed_blocks_reach_an_answer_too() -> None:

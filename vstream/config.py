@@ -55,7 +55,8 @@ class Config:
             `window_tokens`, and running answers by `answer_bytes`; reports of device bytes include both.
         decode_steps: tokens of every running answer before a waiting clip is served.
         answer_bytes: budget of running answers' own keys and values; more questions than fit wait.
-        gist_share: part of the memory kept for the condensed level.
+        digest_share: part of the memory kept for the middle level, where a block keeps a quarter of its vision tokens.
+        gist_share: part of the memory kept for the last level, blocks of one short frame that merge for ever.
         gist_vision_tokens: vision tokens of a condensed block.
         max_queue_frames: frames that may wait to be encoded.
         queue_policy: what happens when they are more: the reader waits, or the oldest are dropped.
@@ -76,6 +77,7 @@ class Config:
     host_bytes: int = 512 * MIB
     disk_bytes: int = 0
     answer_bytes: int = 1024 * MIB
+    digest_share: float = 0.25
     gist_share: float = 0.125
     gist_vision_tokens: int = 4
     max_queue_frames: int = 64
@@ -94,6 +96,8 @@ class Config:
         for name in _NOT_NEGATIVE:
             _check(_is_whole(getattr(self, name), 0), name, getattr(self, name), "a whole number >= 0")
         _check(0 < self.gist_share < 1, "gist_share", self.gist_share, "a number in (0, 1)")
+        fits = 0 <= self.digest_share < 1 - self.gist_share
+        _check(fits, "digest_share", self.digest_share, "a number >= 0 and less than 1 - gist_share")
         few = _is_whole(self.gist_vision_tokens, 1) and self.gist_vision_tokens <= 64
         _check(few, "gist_vision_tokens", self.gist_vision_tokens, "a whole number from 1 to 64")
         _check(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vstream.cache import place
 from vstream.memory.block import BlockMeta
-from vstream.memory.pyramid import DETAIL, GIST
+from vstream.memory.pyramid import DETAIL, DIGEST, GIST
 from vstream.memory.retriever import Query
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ class Recall:
         """Chooses among what the view holds, for the answer whose cache is given; moments are named by the question."""
         self.chosen: dict[int, BlockMeta] = {}
         self._adapter, self._store, self._retriever, self._cache = adapter, store, retriever, cache
-        shown = {GIST: gist_tokens, DETAIL: detail_tokens}
-        self._shelves = [Shelf(*view.on_level(level), budget) for level, budget in shown.items()]
+        shown = {(GIST,): gist_tokens, (DETAIL, DIGEST): detail_tokens}
+        self._shelves = [Shelf(*view.on_levels(levels), budget) for levels, budget in shown.items()]
         self._shelves.append(Shelf(*view.in_window, 0))  # in the answer anyway; the scores are evidence
         self._view = view
         self._original = original_positions
@@ -100,7 +100,7 @@ class Recall:
         return place(self._adapter, kv, positions)
 
     def _choose(self, query: Query, layers: slice) -> list[BlockMeta]:
-        """The condensed past, then detail, each in time order and within its budget."""
+        """The gist of the past, then detail and digests, each in time order and within its budget."""
         room, metas = self._cache.room, list[BlockMeta]()
         for shelf in self._shelves:
             picked = self._select(query, shelf, min(shelf.budget_tokens, room), layers)
@@ -119,7 +119,7 @@ class Recall:
 
 
 class Shelf:
-    """Blocks of one level to choose from, and what they have scored.
+    """Blocks to choose from together, and what they have scored.
 
     Attributes:
         rows: [B] blocks in time order.

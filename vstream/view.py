@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -53,9 +53,9 @@ class View:
         """Time of the newest frame, None where there is none."""
         return float(ends.max()) if len(ends := self._both("end_seconds")) else None
 
-    def on_level(self, level: int) -> tuple[Rows, Tensor]:
-        """A level's candidates, and their representatives [L, K, B, D]."""
-        on_it = self.candidates["level"] == level
+    def on_levels(self, levels: Sequence[int]) -> tuple[Rows, Tensor]:
+        """The candidates of some levels, and their representatives [L, K, B, D]."""
+        on_it = np.isin(self.candidates["level"], levels)
         if on_it.all():
             return self.candidates, self.representatives[:, :, : len(on_it)]
         rows = torch.from_numpy(np.flatnonzero(on_it)).to(self.representatives.device)
