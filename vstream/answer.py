@@ -26,7 +26,8 @@ class Evidence:
     Attributes:
         start_seconds, end_seconds: its first and last frame.
         score: how well it fits the question, by the retrieval policy.
-        level: "detail" or "gist" (brought back from memory), "window" (recent), "open" (not encoded yet when asked).
+        level: "detail", "digest" or "gist" (brought back from memory), "window" (recent), "open" (not yet encoded when
+            asked).
         block_id: None for frames that were not yet encoded.
         picture: JPEG of a frame, b"" where there is none.
         picture_seconds: the time of that frame, None where there is none.
