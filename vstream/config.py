@@ -55,7 +55,8 @@ class Config:
             `window_tokens`, and running answers by `answer_bytes`; reports of device bytes include both.
         decode_steps: tokens of every running answer before a waiting clip is served.
         answer_bytes: budget of running answers' own keys and values; more questions than fit wait.
-        digest_share: part of the memory kept for the middle level, where a block keeps a quarter of its vision tokens.
+        digest_share: part of the memory kept for the middle level, where a block keeps a quarter of its vision tokens;
+            none until it is measured what it is good for.
         gist_share: part of the memory kept for the last level, blocks of one short frame that merge for ever.
         gist_vision_tokens: vision tokens of a condensed block.
         max_queue_frames: frames that may wait to be encoded.
@@ -77,7 +78,7 @@ class Config:
     host_bytes: int = 512 * MIB
     disk_bytes: int = 0
     answer_bytes: int = 1024 * MIB
-    digest_share: float = 0.25
+    digest_share: float = 0.0
     gist_share: float = 0.125
     gist_vision_tokens: int = 4
     max_queue_frames: int = 64
