@@ -134,12 +134,22 @@ def _show(run: Run, options: Options, *, to_end: bool, stay: bool = False, from_
 
 @app.command()
 def info(
-    folder: Annotated[Path | None, typer.Argument(help="A memory folder.", metavar="[DIR]")] = None, json: Json = False
+    folder: Annotated[Path | None, typer.Argument(help="A memory folder.", metavar="[DIR]")] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw its levels over time, the last answer's evidence in red.", metavar="FILE.png"),
+    ] = None,
+    json: Json = False,
 ) -> None:
     """Tells versions and devices, or what a memory folder holds."""
-    from vstream.app.info import machine_info, memory_info
+    from vstream.app.info import machine_info, memory_info, memory_spans
     from vstream.app.output import print_json
+    from vstream.app.plot import plot_memory
 
+    if plot is not None:
+        if folder is None:
+            raise ValueError("--plot draws a memory; give its folder: vstream info DIR --plot FILE.png")
+        plot_memory(memory_spans(folder), plot, str(folder))
     found = machine_info() if folder is None else memory_info(folder)
     if json:
         print_json(found)

@@ -9,7 +9,7 @@ import json
 import os
 import platform
 from collections import defaultdict
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,8 +99,49 @@ def memory_info(folder: Path) -> dict[str, Any]:
             "num_gaps": state.get("num_gaps", 0),
             "gaps": state.get("gaps", []),
             "levels": _levels(metas),
-            "dialogue": state.get("dialogue", []),
+            "dialogue": [_turn(turn) for turn in state.get("dialogue", [])],
         }
+
+
+def _turn(turn: dict[str, Any]) -> dict[str, Any]:
+    """A question and its answer; where it looked is for `memory_spans`."""
+    return {name: value for name, value in turn.items() if name != "evidence"}
+
+
+@dataclass(frozen=True)
+class Span:
+    """A block on the stream's clock.
+
+    Attributes:
+        level: its level's name.
+        start_seconds, end_seconds: its first and last frame.
+        used: whether it was evidence for the last answer.
+    """
+
+    level: str
+    start_seconds: float
+    end_seconds: float
+    used: bool
+
+
+def memory_spans(folder: Path) -> list[Span]:
+    """Every block of a memory folder, in the order of their ids.
+
+    Raises:
+        ValueError: if it holds no memory, or half of one.
+    """
+    from vstream.memory.disk import DiskTier
+    from vstream.memory.pyramid import LEVEL_NAMES, SINK
+
+    with DiskTier.open_readonly(folder) as disk, disk.snapshot():
+        metas = [stored.meta for stored in disk.blocks()]
+        turns = (json.loads(disk.state) if disk.state else {}).get("dialogue", [])
+    used = {(start, end) for start, end, _ in (turns[-1].get("evidence", []) if turns else [])}
+    return [
+        Span(LEVEL_NAMES[one.level], one.start_seconds, one.end_seconds, (one.start_seconds, one.end_seconds) in used)
+        for one in metas
+        if one.level != SINK
+    ]
 
 
 def _levels(metas: list[BlockMeta]) -> list[dict[str, Any]]:

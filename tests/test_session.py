@@ -115,8 +115,13 @@ def test_the_dialogue_comes_back(tmp_path: Path) -> None:
     session.close()
     resumed = persistent(tmp_path / "memory", frames)
     assert list(resumed.memory.dialogue) == [
-        {"question": QUESTION, "answer": early.text(), "asked_at_seconds": 10.0},
-        {"question": QUESTION, "answer": last.text(), "asked_at_seconds": 29.0},
+        {
+            "question": QUESTION,
+            "answer": answer.text(),
+            "asked_at_seconds": seconds,
+            "evidence": [[one.start_seconds, one.end_seconds, one.level] for one in answer.evidence],
+        }
+        for answer, seconds in ((early, 10.0), (last, 29.0))
     ]
 
 

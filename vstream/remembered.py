@@ -220,9 +220,13 @@ class Remembered(ABC):
         """The latest turns, within their bytes."""
         for answer in answers:
             if answer.error is None:
-                self.dialogue.append(
-                    {"question": answer.question, "answer": answer.text(), "asked_at_seconds": answer.asked_at_seconds}
-                )
+                turn = {
+                    "question": answer.question,
+                    "answer": answer.text(),
+                    "asked_at_seconds": answer.asked_at_seconds,
+                }
+                evidence = [[one.start_seconds, one.end_seconds, one.level] for one in answer.evidence]
+                self.dialogue.append({**turn, "evidence": evidence})
         while len(json.dumps(list(self.dialogue))) > MAX_DIALOGUE_BYTES:
             self.dialogue.popleft()
 
