@@ -21,7 +21,7 @@ NOTES = {
 """What the language model should know of a thing wherever it sees it, and how many answers there are: whether it just
 entered, its colour, place and second when it did, where it has moved, how often its kind has entered, what entered
 before it."""
-NOTED_LAYERS = 3  # so many layers have it noted
+NOTED_LAYERS = 4  # so many layers have it noted
 
 
 class Words(nn.Module):
@@ -72,7 +72,7 @@ class Tiny(nn.Module):
 
     Attributes:
         tell: from a picture's features: colour, texture and kind.
-        note: from the language model's third layer: `NOTES`.
+        note: from the language model's fourth layer: `NOTES`.
     """
 
     def __init__(self, tokenizer: Any) -> None:

@@ -1,13 +1,15 @@
 """Where `tiny` starts: weights near a way to do it, which training then finds sooner.
 
 In the spirit of mimetic weights (Trockman and Kolter, 2023). Words that must be told apart stand at right angles. Layer
-0: what is seen looks up the time of its frame, a word the word before it. Layers 1 to 3: words look for what is seen
-with the same kind, colour or second, and take over what else it is. Later layers: the answer looks at the question's
-words. It knows nothing of streams or training.
+0: what is seen looks up the time of its frame, a word the word before it. Layer 1: what is seen notes what the frame
+before showed. Layers 2 to 4: words look for what is seen with the same kind, colour or second, and take over what else
+it is; the last also for what came after such a thing. Later layers: the answer looks at the question's words. It knows
+nothing of streams or training.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,12 +27,20 @@ NAMED = {
 TIMES = {"hundreds": (0, 15), "tens": (15, 25), "ones": (25, 35), "seconds": (35, 51), "types": (51, 53)}
 """Rows of `Words.digits`: minutes by their hundreds, tens and ones, then seconds; minute or second."""
 LENGTH = 0.9  # of an embedding
-LOOK_UP = (1, 2, 3)
+FRAME_TOKENS = 6  # from a quarter to the same quarter of the frame before
+KEYS = (("shapes", "colours"), ("digits", "colours"), ("letters", "colours"), ("seconds", "ones"))
+LOOK, ONLY_KINDS = ("colours", "textures", "places", "seconds"), ("shapes", "digits", "letters")
+LOOK_UP = {
+    2: (LOOK, LOOK, ONLY_KINDS, ONLY_KINDS),
+    3: (("ones", "tens", "hundreds"), LOOK, LOOK, LOOK),
+    4: (("ones", "tens", "hundreds"), LOOK, LOOK, LOOK),
+}
+"""What each head of these layers takes over."""
 
 
-def right_angles(hidden: int) -> Tensor:
+def right_angles(hidden: int, seed: int = 0) -> Tensor:
     """Vectors of length `LENGTH` at right angles, [E, E], always the same."""
-    drawn = torch.randn(hidden, hidden, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    drawn = torch.randn(hidden, hidden, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return torch.linalg.qr(drawn)[0].float() * LENGTH
 
 
@@ -45,36 +55,89 @@ def named_ids(tokenizer: Any) -> dict[str, list[int]]:
 @torch.no_grad()
 def begin(words: Any, language: Any, tokenizer: Any) -> None:
     """Sets embeddings and attention; `words` is a `Words`, `language` the stock language model."""
-    text = language.config
-    groups = begin_words(words, tokenizer)
-    near, anywhere, back, one_back = rotary_pointers(text)
-    heads, size = text.num_attention_heads, text.head_dim
-    seen, answer = unit(words.seen), unit(words.table[tokenizer.convert_tokens_to_ids(ANSWER)])
-    minute, second = unit(words.digits[-2]), unit(words.digits[-1])
+    groups, text = begin_words(words, tokenizer), language.config
+    marks = {name: unit(vector) for name, vector in (("minute", words.digits[-2]), ("second", words.digits[-1]))}
+    marks |= {"seen": unit(words.seen), "answer": unit(words.table[tokenizer.convert_tokens_to_ids(ANSWER)])}
+    elsewhere = right_angles(text.hidden_size, seed=1) / LENGTH
     for number, layer in enumerate(language.layers):
-        attention = layer.self_attn
-        mimetic(attention, 0.1)
-        query, key = attention.q_proj, attention.k_proj
+        mimetic(layer.self_attn, 0.1)
         if number == 0:
-            query.weight.mul_(0.1)
-            key.weight.mul_(0.1)
-            query.weight.add_(near.repeat(heads)[:, None] * seen)
-            key.weight.add_(torch.cat([torch.outer(near, of) for of in (second, second, minute, minute)]))
-            query.bias.copy_(2.0 * one_back.repeat(heads))
-            key.bias.copy_(2.0 * (1.5 * anywhere + back).repeat(heads))
-            attention.q_norm.weight.fill_(2.0)
+            tell_time(layer.self_attn, text, marks)
+        elif number == 1:
+            note_previous(layer.self_attn, text, groups, marks, elsewhere)
         elif number in LOOK_UP:
-            look_up(attention, groups, number, size)
-            query.bias.copy_(10.0 * anywhere.repeat(heads))
-            query.weight.sub_(anywhere.repeat(heads)[:, None] * (2.2 * seen + answer))
-            key.weight.add_(anywhere.repeat(heads)[:, None] * seen)
-            attention.q_norm.weight.fill_(6.0)
+            look_up(layer.self_attn, text, groups, marks, values=LOOK_UP[number])
+            if number == max(LOOK_UP):
+                by_previous(layer.self_attn, text, groups, elsewhere)
         else:
-            query.weight.mul_(0.2)
-            key.weight.mul_(0.2)
-            query.bias.copy_(6.0 * near.repeat(heads))
-            key.bias.copy_(6.0 * near.repeat(heads))
-            attention.q_norm.weight.fill_(2.0)
+            look_near(layer.self_attn, text)
+
+
+def tell_time(attention: Any, text: Any, marks: Groups) -> None:
+    """What is seen finds the minute and second before it; any other token the one before it."""
+    heads, near, anywhere = text.num_attention_heads, pointer(text, 0, (1, 3)), anywhere_of(text)
+    attention.q_proj.weight.mul_(0.1).add_(near.repeat(heads)[:, None] * marks["seen"])
+    of_heads = [marks["second"]] * 2 + [marks["minute"]] * 2
+    attention.k_proj.weight.mul_(0.1).add_(torch.cat([torch.outer(near, of) for of in of_heads]))
+    attention.q_proj.bias.copy_(2.0 * pointer(text, 1, (0, 3)).repeat(heads))
+    attention.k_proj.bias.copy_(2.0 * (1.5 * anywhere + pointer(text, 0, (0, 3))).repeat(heads))
+    attention.q_norm.weight.fill_(2.0)
+
+
+def note_previous(attention: Any, text: Any, groups: Groups, marks: Groups, elsewhere: Tensor) -> None:
+    """Two heads copy what the frame before showed into directions of its own (`elsewhere`); two look near."""
+    look_near(attention, text)
+    size, here, anywhere = text.head_dim, pointer(text, 0, (1, 4)), anywhere_of(text)
+    kinds = torch.cat([groups[name] for name in ("shapes", "digits", "letters")])
+    a_thing = 0.3 * kinds.sum(0) - 0.5 * (groups["nothing"][0] + marks["minute"] + marks["second"])
+    for head, taken in enumerate((kinds, torch.cat([groups["colours"], groups["places"]]))):
+        rows = slice(head * size, (head + 1) * size)
+        attention.q_proj.bias[rows] = 4.0 * pointer(text, FRAME_TOKENS, (1, 4)) + 3.0 * anywhere
+        attention.k_proj.bias[rows] = 4.0 * here
+        attention.q_proj.weight[rows] *= 0.2
+        attention.k_proj.weight[rows] = 0.2 * attention.k_proj.weight[rows] + torch.outer(anywhere, a_thing)
+        attention.v_proj.weight[head * size : head * size + len(taken)] = taken
+        attention.o_proj.weight[:, head * size : head * size + len(taken)] = 0.3 * elsewhere @ taken.T
+
+
+def look_up(attention: Any, text: Any, groups: Groups, marks: Groups, *, values: Sequence[Sequence[str]]) -> None:
+    """Heads for shapes, digits and letters, each with colours too, and for seconds; `values` are taken over."""
+    size, heads, anywhere = text.head_dim, text.num_attention_heads, anywhere_of(text)
+    for projection in (attention.q_proj, attention.k_proj):
+        projection.weight.mul_(0.03)
+    for head, (by, take) in enumerate(zip(KEYS, values, strict=True)):
+        first = head * size
+        for place, vector in zip(slow_places(size), torch.cat([groups[name] for name in by]), strict=False):
+            attention.q_proj.weight[first + place] += vector
+            attention.k_proj.weight[first + place] += vector
+        taken = torch.cat([groups[name] for name in take])[:size]
+        attention.v_proj.weight[first : first + len(taken)] = taken
+        attention.o_proj.weight[:, first : first + len(taken)] = 0.1 * taken.T
+    attention.q_proj.bias.copy_(10.0 * anywhere.repeat(heads))
+    attention.q_proj.weight.sub_(anywhere.repeat(heads)[:, None] * (2.2 * marks["seen"] + marks["answer"]))
+    attention.k_proj.weight.add_(anywhere.repeat(heads)[:, None] * marks["seen"])
+    attention.q_norm.weight.fill_(6.0)
+
+
+def by_previous(attention: Any, text: Any, groups: Groups, elsewhere: Tensor) -> None:
+    """The heads for things look for those before which such a thing was seen, and take over what they are."""
+    size, names = text.head_dim, torch.cat([groups[name] for name in ("shapes", "digits", "letters", "colours")])
+    for head, by in enumerate(KEYS[:3]):
+        first = head * size
+        for place, vector in zip(slow_places(size), torch.cat([groups[name] for name in by]), strict=False):
+            attention.k_proj.weight[first + place] += elsewhere @ vector - 2.0 * vector
+        mixed = torch.linalg.qr(torch.randn(len(names), size))[0].T @ names
+        attention.v_proj.weight[first : first + size] = mixed
+        attention.o_proj.weight[:, first : first + size] = 0.2 * mixed.T
+
+
+def look_near(attention: Any, text: Any) -> None:
+    """Every token looks at the few before it."""
+    near = pointer(text, 0, (1, 3)).repeat(text.num_attention_heads)
+    for projection in (attention.q_proj, attention.k_proj):
+        projection.weight.mul_(0.2)
+        projection.bias.copy_(6.0 * near)
+    attention.q_norm.weight.fill_(2.0)
 
 
 def begin_words(words: Any, tokenizer: Any) -> Groups:
@@ -92,35 +155,26 @@ def begin_words(words: Any, tokenizer: Any) -> Groups:
     return {name: group / LENGTH for name, group in groups.items()}
 
 
-def rotary_pointers(text: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Directions [D] of a query or key that mean: near, anywhere, here, and here for the token that follows."""
-    size = text.head_dim
-    theta = text.rope_parameters["rope_theta"]
-    turn = torch.tensor([theta ** (-pair / (size // 2)) for pair in range(3)])
-    near, anywhere, back, one_back = torch.zeros(4, size)
-    near[1:3], anywhere[size // 2 - 1], back[:3] = 2**-0.5, 1.0, 3**-0.5
-    one_back[:3], one_back[size // 2 : size // 2 + 3] = back[:3] * turn.cos(), -back[:3] * turn.sin()
-    return near, anywhere, back, one_back
+def pointer(text: Any, back: int, pairs: tuple[int, int]) -> Tensor:
+    """A query [D] that keys `pointer(text, 0, pairs)` answer best from so many tokens back; over these rotary pairs."""
+    half, theta, made = text.head_dim // 2, text.rope_parameters["rope_theta"], torch.zeros(text.head_dim)
+    for pair in range(*pairs):
+        angle = torch.tensor(back * theta ** (-pair / half))
+        made[pair], made[half + pair] = angle.cos(), -angle.sin()
+    return made / (pairs[1] - pairs[0]) ** 0.5
 
 
-def look_up(attention: Any, groups: Groups, number: int, size: int) -> None:
-    """Heads for shapes, digits and letters, each with colours too, and for seconds; what they take over."""
-    keys = [("shapes", "colours"), ("digits", "colours"), ("letters", "colours"), ("seconds", "ones")]
-    look, kinds = ("colours", "textures", "places", "seconds"), ("shapes", "digits", "letters")
-    rest = ("ones", "tens", "hundreds")
-    values = [look, look, kinds, kinds] if number == 1 else [rest, look, look, look]
+def anywhere_of(text: Any) -> Tensor:
+    """The direction [D] that hardly turns with position."""
+    made = torch.zeros(text.head_dim)
+    made[text.head_dim // 2 - 1] = 1.0
+    return made
+
+
+def slow_places(size: int) -> list[int]:
+    """Places of a query or key, those that turn least first; the very last pair means "anywhere"."""
     half = size // 2
-    slow = [place for pair in range(half - 2, -1, -1) for place in (pair, pair + half)]  # the last pair: "anywhere"
-    for projection in (attention.q_proj, attention.k_proj):
-        projection.weight.mul_(0.03)
-    for head, (by, take) in enumerate(zip(keys, values, strict=True)):
-        first = head * size
-        for place, vector in zip(slow, torch.cat([groups[name] for name in by]), strict=False):
-            attention.q_proj.weight[first + place] += vector
-            attention.k_proj.weight[first + place] += vector
-        taken = torch.cat([groups[name] for name in take])[:size]
-        attention.v_proj.weight[first : first + len(taken)] = taken
-        attention.o_proj.weight[:, first : first + len(taken)] = 0.1 * taken.T
+    return [place for pair in range(half - 2, -1, -1) for place in (pair, pair + half)]
 
 
 def mimetic(attention: Any, scale: float) -> None:

@@ -119,7 +119,8 @@ def _note(one: Sighting, second: int, seen: list[Sighting], shown: set[int]) -> 
     whole = all(before in shown for before in range(seen[0].start_seconds, start))
     return [
         int(second == start), COLOURS.index(one.thing.colour), one.place, start % 60, way,
-        min(times, 4) - 1 if whole else -100, *_previous(seen, index, shown),
+        min(times, 4) - 1 if whole else -100,
+        *(_previous(seen, index, shown) if second == start else (-100, -100)),
     ]  # fmt: skip
 
 
