@@ -23,8 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from vstream.app.lab.exam import FOR_NEEDLES, TEMPLATES, Examiner, Question
@@ -39,7 +37,8 @@ HOUR = 3600
 WINDOW_SECONDS = 32
 RESAMPLES = 1000
 SETTINGS = ("window", "oracle", "blind")
-SCORES = Path(__file__).resolve().parent.parent / "vstream" / "models" / "scores.json"
+MODELS = Path(__file__).resolve().parent.parent / "vstream" / "models"
+SCORES, CARD = MODELS / "scores.json", MODELS / "tiny" / "MODEL_CARD.md"
 
 
 @dataclass(frozen=True)
@@ -186,13 +185,12 @@ def evaluate_tiny(*, quick: bool = False, model: str = "tiny", seed: int = 7) ->
     return summary(examine(model, quick=quick, seed=seed))
 
 
-def table_of(found: dict[str, Any]) -> Table:
-    """Scores by type as a table."""
-    table, parts = Table("question type", *SETTINGS), (found, found["oracle"], found["blind"])
-    table.add_row("all", *(cell(part) for part in parts))
-    for name in TEMPLATES:
-        table.add_row(name, *(cell(part["by_type"].get(name)) for part in parts))
-    return table
+def table_of(found: dict[str, Any]) -> str:
+    """Scores by type as a table in Markdown, as the model card has it."""
+    parts = (found, found["oracle"], found["blind"])
+    rows = [("question type", *SETTINGS), ("---",) * (1 + len(SETTINGS)), ("all", *(cell(part) for part in parts))]
+    rows += [(name, *(cell(part["by_type"].get(name)) for part in parts)) for name in TEMPLATES]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def cell(part: dict[str, float] | None) -> str:
@@ -202,12 +200,14 @@ def cell(part: dict[str, float] | None) -> str:
     return f"{part['exact_match']:.2f} ({part['low']:.2f} to {part['high']:.2f}) of {part['questions']}"
 
 
-def write_score(found: dict[str, Any]) -> None:
-    """Puts the score where `vstream models` reads it."""
+def write_scores(found: dict[str, Any]) -> None:
+    """Puts the score where `vstream models` reads it, and the table into the model card."""
     scores = json.loads(SCORES.read_text())
     numbers = {"right": found["exact_match"], **{name: found[name] for name in ("low", "high", "questions")}}
     scores["tiny"] = {**numbers, "of": "questions on the synthetic world, about all of its window"}
     SCORES.write_text(json.dumps(scores, indent=1) + "\n")
+    before, _, rest = CARD.read_text().partition("| question type |")
+    CARD.write_text(before + table_of(found) + "\n" + rest.partition("\n\n")[2])
 
 
 def main() -> None:
@@ -217,15 +217,15 @@ def main() -> None:
     parser.add_argument("--model", default="tiny", help="another checkpoint of the same kind")
     parser.add_argument("--wrong", type=int, default=0, help="show so many wrong answers")
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--write", action="store_true", help="write the scores into the package, for `vstream models`")
+    parser.add_argument("--write", action="store_true", help="write the scores into the package and its card")
     options = parser.parse_args()
     marked = examine(options.model, quick=options.quick, seed=options.seed)
     found = summary(marked)
-    Console(width=120).print(table_of(found))
+    print(table_of(found))
     for one in [one for one in marked if not one.right and one.setting != "blind"][: options.wrong]:
         print(f"{one.setting}: {one.question.text} {one.answer!r}, not {one.question.answer!r}")
     if options.write:
-        write_score(found)
+        write_scores(found)
     print(json.dumps({"tiny": found}))
 
 

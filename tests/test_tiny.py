@@ -106,7 +106,7 @@ def test_the_list_of_models_the_card_and_the_script_give_one_score():
     assert listed.size_bytes == pytest.approx(sum(p.stat().st_size for p in FOLDER.glob("*.*")), rel=0.1)
 
 
-# What it is trained on is what the engine shows it ---------------------------------------------------------------------
+# What it is trained on is what the engine shows it --------------------------------------------------------------------
 
 
 class AllSeen(random.Random):
