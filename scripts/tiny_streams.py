@@ -24,10 +24,11 @@ from vstream.app.lab.world import COLOURS, DIRECTIONS, KINDS, Shown, Sighting, W
 BLOCK = 4  # frames that memory stores and brings back together
 PARTS = 7  # of a quarter: colour, texture and kind of two things, and nothing
 HARD = (
-    *("after", "before", "direction", "change") * 6, *("order", "how many", "where", "when", "which") * 2,
-    *("earlier", "colour", "at", "first"),
+    *("after", "before", "direction", "change", "how many") * 6, *("texture", "order", "earlier") * 3,
+    *("where", "when", "which", "at") * 2, "colour", "first",
 )  # fmt: skip
 """Asked more often than others: hard, or seldom possible."""
+HARD_OF_NEEDLES = ("texture", "direction", "change", "direction", "change", "order", "earlier", "when")
 FARTHEST = 3400  # positions between sink and stream
 CHOICES_SHARE = 0.04
 LAST_START = 24 * 3600 - 1200
@@ -55,6 +56,7 @@ def plain_stream(rng: random.Random, num_frames: int, count: int, dense: float =
     world = World(rng.getrandbits(40), start + num_frames, start_seconds=start, scene_seconds=scene_seconds)
     types = (*TEMPLATES, *HARD)
     asked = Examiner(world).ask(start + num_frames - 1, count, types=types, choices=CHOICES_SHARE)
+    asked = [one for one in asked if one.type != "how many" or one.answer != "one" or rng.random() < 0.4]
     return Stream(world, list(range(start, start + num_frames)), asked)
 
 
@@ -76,7 +78,7 @@ def gapped_stream(rng: random.Random, num_frames: int, count: int) -> Stream:
     seconds = sorted({BLOCK * block + second for block in blocks for second in range(BLOCK)})
     seconds += [second for second in range(start + length - window, start + length) if second not in seconds]
     examiner, now = Examiner(world), start + length - 1
-    asked = examiner.ask(now, count - 3, types=FOR_NEEDLES, about=needles, choices=CHOICES_SHARE)
+    asked = examiner.ask(now, count - 3, types=(*FOR_NEEDLES, *HARD_OF_NEEDLES), about=needles, choices=CHOICES_SHARE)
     asked += examiner.ask(now, 3, types=("now", "count", "digit"), about=_recent(world, now, window))
     return Stream(world, seconds, asked)
 
