@@ -61,7 +61,7 @@ _MODELS = {
         lambda: fetch.embedded_dir().is_dir(),
     ),
     "tiny": _Model(
-        "a LLaVA-OneVision of 2 million parameters, trained on the synthetic world: the ruler for memory",
+        "a LLaVA-OneVision of 2.5 million parameters, trained on the synthetic world: the ruler for memory",
         "Apache-2.0", 6_000_000, "vstream.models.tiny", lambda: True,
     ),
     "random": _Model(

@@ -1,4 +1,4 @@
-"""`tiny`: a LLaVA-OneVision of 2 million parameters, trained from nothing on the synthetic world, shipped here.
+"""`tiny`: a LLaVA-OneVision of 2.5 million parameters, trained from nothing on the synthetic world, shipped here.
 
 It is the ruler for memory: it sees and answers in milliseconds, and knows of nothing but the world (`app/lab`). How it
 was made and how often it is right is in `MODEL_CARD.md`, beside its checkpoint.
