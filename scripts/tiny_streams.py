@@ -24,8 +24,8 @@ from vstream.app.lab.world import COLOURS, DIRECTIONS, KINDS, Shown, Sighting, W
 BLOCK = 4  # frames that memory stores and brings back together
 PARTS = 7  # of a quarter: colour, texture and kind of two things, and nothing
 HARD = (
-    *("after", "before", "direction", "change", "how many") * 6, *("texture", "order", "earlier") * 3,
-    *("where", "when", "which", "at") * 2, "colour", "first",
+    *("before", "how many") * 9, *("after", "direction", "change", "order") * 5, *("earlier", "when", "at") * 3,
+    *("where", "which", "texture") * 2, "colour", "first",
 )  # fmt: skip
 """Asked more often than others: hard, or seldom possible."""
 HARD_OF_NEEDLES = ("texture", "direction", "change", "direction", "change", "order", "earlier", "when")
@@ -55,7 +55,8 @@ def plain_stream(rng: random.Random, num_frames: int, count: int, dense: float =
     scene_seconds = (1, rng.choice([1, 2])) if rng.random() < dense else (rng.choice([1, 2, 2, 3]), 7)
     world = World(rng.getrandbits(40), start + num_frames, start_seconds=start, scene_seconds=scene_seconds)
     types = (*TEMPLATES, *HARD)
-    asked = Examiner(world).ask(start + num_frames - 1, count, types=types, choices=CHOICES_SHARE)
+    examiner, now = Examiner(world), start + num_frames - 1
+    asked = examiner.ask(now, count, types=types, choices=CHOICES_SHARE) + _changes(examiner, now)
     asked = [one for one in asked if one.type != "how many" or one.answer != "one" or rng.random() < 0.4]
     return Stream(world, list(range(start, start + num_frames)), asked)
 
@@ -81,6 +82,13 @@ def gapped_stream(rng: random.Random, num_frames: int, count: int) -> Stream:
     asked = examiner.ask(now, count - 3, types=(*FOR_NEEDLES, *HARD_OF_NEEDLES), about=needles, choices=CHOICES_SHARE)
     asked += examiner.ask(now, 3, types=("now", "count", "digit"), about=_recent(world, now, window))
     return Stream(world, seconds, asked)
+
+
+def _changes(examiner: Examiner, now: int) -> list[Question]:
+    """Questions about what changed its colour, which few things do."""
+    past = Past(examiner.world, now)
+    turned = [one for one in past.seen if past.turned(one)]
+    return examiner.ask(now, 2, types=("change",), about=turned) if turned else []
 
 
 def _some_kinds(rng: random.Random) -> list[str]:
