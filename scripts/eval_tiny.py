@@ -27,7 +27,7 @@ from torch import Tensor
 
 from vstream.app.lab.exam import FOR_NEEDLES, TEMPLATES, Examiner, Question
 from vstream.app.lab.render import WorldSource
-from vstream.app.lab.world import World, plant
+from vstream.app.lab.world import Sighting, World, plant
 from vstream.engine import Engine
 from vstream.memory.columns import Rows
 from vstream.memory.retriever import Query, Retriever, Selection
@@ -98,8 +98,7 @@ def in_window(engine: Engine, streams: int, seed: int) -> Iterator[Marked]:
         length = rng.randint(10, WINDOW_SECONDS)
         start = rng.choice([0, rng.randrange(2 * HOUR)])
         world = World(10**9 + seed + number, start + length, start_seconds=start)
-        examiner, now = Examiner(world, seed=1), start + length - 1
-        asked = [question for type in TEMPLATES for question in examiner.ask(now, 1, types=(type,))]
+        asked = every_type(Examiner(world, seed=1), start + length - 1, 1)
         with closing(watched(engine, world)) as session:
             yield from (Marked("window", number, one, answer(session, one)) for one in asked)
 
@@ -110,7 +109,7 @@ def in_an_hour(engine: Engine, streams: int, seed: int, *, seconds: int, count: 
         every = seconds // 14
         needles = plant(seed + number, [40 + every * n + 7 * (n % 3) for n in range(12)], seconds=5)
         world = World(2 * 10**9 + seed + number, seconds, needles)
-        asked = Examiner(world, seed=1).ask(seconds - 1, count, types=FOR_NEEDLES, about=needles)
+        asked = every_type(Examiner(world, seed=1), seconds - 1, count, types=FOR_NEEDLES, about=needles)
         with closing(watched(engine, world)) as session:
             oracle = session.memory.retriever = Oracle(seed)
             for question in asked:
@@ -118,6 +117,18 @@ def in_an_hour(engine: Engine, streams: int, seed: int, *, seconds: int, count: 
                 yield Marked("oracle", number, question, answer(session, question))
                 oracle.evidence = ()
                 yield Marked("blind", number, question, answer(session, question))
+
+
+def every_type(
+    examiner: Examiner,
+    now: int,
+    count: int,
+    *,
+    types: Sequence[str] = tuple(TEMPLATES),
+    about: Sequence[Sighting] | None = None,
+) -> list[Question]:
+    """So many questions of each type, or fewer where the truth gives no more."""
+    return [one for type in types for one in examiner.ask(now, count, types=(type,), about=about)]
 
 
 def watched(engine: Engine, world: World) -> Session:
@@ -157,7 +168,7 @@ def examine(model: str, *, quick: bool, seed: int) -> list[Marked]:
     torch.set_num_threads(1)
     with Engine.load(model) as engine:
         marked = list(in_window(engine, 12 if quick else 80, seed))
-        hour = {"seconds": 900, "count": 24} if quick else {"seconds": HOUR, "count": 60}
+        hour = {"seconds": HOUR // 2, "count": 5} if quick else {"seconds": HOUR, "count": 8}
         return marked + list(in_an_hour(engine, 1 if quick else 6, seed, **hour))
 
 

@@ -31,7 +31,7 @@ HARD = (
 HARD_OF_NEEDLES = ("texture", "direction", "change", "direction", "change", "order", "earlier", "when")
 FARTHEST = 3400  # positions between sink and stream
 CHOICES_SHARE = 0.04
-LAST_START = 24 * 3600 - 1200
+LAST_START = 24 * 3600 - 4800
 NEEDLE_SECONDS = 3, 6
 
 
@@ -62,8 +62,9 @@ def plain_stream(rng: random.Random, num_frames: int, count: int, dense: float =
 
 
 def gapped_stream(rng: random.Random, num_frames: int, count: int) -> Stream:
-    """Blocks from anywhere in minutes of stream, needles among them, and the recent window."""
-    start, length = rng.randrange(LAST_START) // BLOCK * BLOCK, BLOCK * rng.randint(2 * num_frames, 120 + num_frames)
+    """Blocks from anywhere in minutes or an hour of stream, needles among them, and the recent window."""
+    length = BLOCK * rng.randint(2 * num_frames, rng.choice([120, 900]) + num_frames)
+    start = rng.randrange(LAST_START) // BLOCK * BLOCK
     window = BLOCK * max(1, num_frames // 3 // BLOCK)
     num_blocks = max(2, (num_frames - window) // BLOCK)
     num_needles = rng.randint(1, max(1, num_blocks // 3))
@@ -110,23 +111,24 @@ def notes_of(stream: Stream) -> Tensor:
     """`NOTES` of what is mostly in each quarter, [T, 4, len(NOTES)], -100 for what cannot be known."""
     notes = torch.full((len(stream.seconds), NUM_PLACES, len(NOTES)), -100)
     shown, seen = set(stream.seconds), list(stream.world.sightings())
+    order = {one: number for number, one in enumerate(seen)}
     for frame, second in enumerate(stream.seconds):
         for one in stream.world.scene_at(second).sightings:
             at = one.at(second)
             if at is not None and one.start_seconds in shown:
-                values = torch.tensor(_note(one, second, seen, shown))
+                values = torch.tensor(_note(one, second, seen, order[one], shown))
                 for place, weight in enumerate(weights_of(at)):
                     if weight > 0.45:
                         notes[frame, place] = values
     return notes
 
 
-def _note(one: Sighting, second: int, seen: list[Sighting], shown: set[int]) -> list[int]:
-    index, start = seen.index(one), one.start_seconds
+def _note(one: Sighting, second: int, seen: list[Sighting], index: int, shown: set[int]) -> list[int]:
+    start = one.start_seconds
     moved = one.direction is not None and second - start >= (one.end_seconds - 1 - start) / 2
     way = 1 + DIRECTIONS.index(one.direction) if moved and one.direction else 0
-    times = sum(other.thing.kind == one.thing.kind for other in seen[: index + 1])
     whole = all(before in shown for before in range(seen[0].start_seconds, start))
+    times = sum(other.thing.kind == one.thing.kind for other in seen[: index + 1]) if whole else 0
     return [
         int(second == start), COLOURS.index(one.thing.colour), one.place, start % 60, way,
         min(times, 4) - 1 if whole else -100,
