@@ -67,13 +67,15 @@ def gapped_stream(rng: random.Random, num_frames: int, count: int) -> Stream:
     start = rng.randrange(LAST_START) // BLOCK * BLOCK
     window = BLOCK * max(1, num_frames // 3 // BLOCK)
     num_blocks = max(2, (num_frames - window) // BLOCK)
-    num_needles = rng.randint(1, max(1, num_blocks // 3))
+    num_needles = rng.randint(1, max(2, num_blocks // 2))
     places = sorted(rng.sample(range(1, (length - window) // BLOCK // 3 - 1), num_needles))
     times = [start + 3 * BLOCK * place + rng.randrange(BLOCK) for place in places]
     needles = plant(rng.getrandbits(40), times, seconds=rng.randint(*NEEDLE_SECONDS), kinds=_some_kinds(rng))
     world = World(rng.getrandbits(40), start + length, start_seconds=start, needles=needles)
     blocks = {
-        second // BLOCK for needle in needles for second in range(needle.start_seconds - 1, needle.end_seconds + 1)
+        second // BLOCK
+        for needle in needles
+        for second in range(needle.start_seconds - rng.randrange(2), needle.end_seconds + rng.randrange(2))
     }
     others = range(start // BLOCK, (start + length - window) // BLOCK)
     blocks |= set(rng.sample(others, max(0, num_blocks - len(blocks))))
@@ -232,11 +234,16 @@ class Collator:
 
     def row(self, stream: Stream, rng: random.Random, *, jumps: bool) -> tuple[list[int], list[int], list[int], Tensor]:
         """Ids, targets and positions [N] of one stream, and who sees whom [N, N]; `jumps`: positions have gaps."""
-        ids, positions, frame_of = [self.bos], [0], [-1]
+        ids, positions, frame_of, sinks = [self.bos], [0], [-1], list[int]()
         at = 1 + (rng.randrange(FARTHEST) if jumps and rng.random() < 0.5 else 0)
         for number, second in enumerate(stream.seconds):
             if jumps and second % BLOCK == 0 and rng.random() < 0.2:
                 at += rng.randrange(120)
+            if jumps and number and second > stream.seconds[number - 1] + 1 and rng.random() < 0.7:
+                sinks.append(len(ids))
+                ids.append(self.bos)
+                positions.append(at - 1 - rng.randrange(FARTHEST))
+                frame_of.append(number)
             tokens = [*self.ids(clock(second)), *[-1] * NUM_PLACES]
             ids += tokens
             positions += range(at, at + len(tokens))
@@ -250,7 +257,9 @@ class Collator:
             positions += range(at, at + len(tokens))
             targets += [-100] * (2 + len(words)) + [*answer, self.eos, -100]
             ends.append(len(ids))
-        return ids, targets, positions, self._mask(length, frame_of, ends, rng, len(stream.seconds))
+        mask = self._mask(length, frame_of, ends, rng, len(stream.seconds))
+        own_sinks(mask, sinks, length, rng)
+        return ids, targets, positions, mask
 
     def _mask(self, length: int, frame_of: list[int], ends: list[int], rng: random.Random, num_frames: int) -> Tensor:
         """Who sees whom: frames what came before (or only so far back), questions all frames and themselves."""
@@ -267,3 +276,17 @@ class Collator:
             mask[start:end, start:end] = torch.ones(end - start, end - start, dtype=torch.bool).tril()
             start = end
         return mask
+
+
+def own_sinks(mask: Tensor, sinks: Sequence[int], length: int, rng: random.Random) -> None:
+    """Frames behind a sink of their own see that one alone, as where it stood when they were encoded; half of the time
+    nothing else of before either. No question sees it.
+
+    Memory brings back blocks from before a rebase, so how far a block is from the sink must not tell when it was.
+    """
+    for first, last in zip(sinks, [*sinks[1:], length], strict=False):
+        mask[:, first] = False
+        mask[first:last, first] = True
+        mask[first:last, 0] = mask[first, :first] = False
+        if rng.random() < 0.5:
+            mask[first:last, :first] = False

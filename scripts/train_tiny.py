@@ -31,7 +31,7 @@ from torch.nn import functional as F
 from vstream.app.lab.world import COLOURS, KINDS, TEXTURES
 
 QUESTIONS = 12
-STEPS = {"symbols": 7000, "sight": 3200, "joint": 1300}
+STEPS = {"symbols": 7000, "sight": 3200, "joint": 1500}
 RATES = {"symbols": 6e-4, "sight": 1.5e-3, "joint": 4e-4}
 TOKENS = {"symbols": 1800, "joint": 1800}
 """Of one step of the language model."""
