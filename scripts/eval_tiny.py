@@ -183,7 +183,7 @@ def summary(marked: Sequence[Marked]) -> dict[str, Any]:
     return {**found.pop("window"), **found}
 
 
-def evaluate_tiny(*, quick: bool = False, model: str = "tiny", seed: int = 7) -> dict[str, Any]:
+def evaluate_tiny(*, quick: bool = False, model: str = "tiny", seed: int = 100) -> dict[str, Any]:
     """{"exact_match", "low", "high", "questions", "by_type": {type: the same four}, "oracle": ..., "blind": ...}.
 
     The top is the setting `window`; "oracle" and "blind" hold the same five of theirs.
@@ -227,7 +227,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer and shorter streams, about a minute")
     parser.add_argument("--model", default="tiny", help="another checkpoint of the same kind")
     parser.add_argument("--wrong", type=int, default=0, help="show so many wrong answers")
-    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--seed", type=int, default=100)
     parser.add_argument("--write", action="store_true", help="write the scores into the package and its card")
     options = parser.parse_args()
     marked = examine(options.model, quick=options.quick, seed=options.seed)

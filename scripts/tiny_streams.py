@@ -28,7 +28,7 @@ HARD = (
     *("where", "which", "texture") * 2, "colour", "first",
 )  # fmt: skip
 """Asked more often than others: hard, or seldom possible."""
-HARD_OF_NEEDLES = ("texture", "direction", "change", "direction", "change", "order", "earlier", "when")
+HARD_OF_NEEDLES = (*("when",) * 12, *("order", "change") * 3, "direction", "earlier")
 FARTHEST = 3400  # positions between sink and stream
 CHOICES_SHARE = 0.04
 LAST_START = 24 * 3600 - 4800
@@ -65,7 +65,7 @@ def gapped_stream(rng: random.Random, num_frames: int, count: int) -> Stream:
     """Blocks from anywhere in minutes or an hour of stream, needles among them, and the recent window."""
     length = BLOCK * rng.randint(2 * num_frames, rng.choice([120, 900]) + num_frames)
     start = rng.randrange(LAST_START) // BLOCK * BLOCK
-    window = BLOCK * max(1, num_frames // 3 // BLOCK)
+    window = BLOCK * max(1, int(num_frames * rng.uniform(0.2, 0.65)) // BLOCK)
     num_blocks = max(2, (num_frames - window) // BLOCK)
     num_needles = rng.randint(1, max(2, num_blocks // 2))
     places = sorted(rng.sample(range(1, (length - window) // BLOCK // 3 - 1), num_needles))

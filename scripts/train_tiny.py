@@ -31,7 +31,7 @@ from torch.nn import functional as F
 from vstream.app.lab.world import COLOURS, KINDS, TEXTURES
 
 QUESTIONS = 12
-STEPS = {"symbols": 7000, "sight": 3200, "joint": 1500}
+STEPS = {"symbols": 7000, "sight": 3200, "joint": 2700}
 RATES = {"symbols": 6e-4, "sight": 1.5e-3, "joint": 4e-4}
 TOKENS = {"symbols": 1800, "joint": 1800}
 """Of one step of the language model."""
@@ -147,10 +147,11 @@ def rate(phase: str, step: int, total: int) -> float:
 def streams_at(rng: random.Random, progress: float, budget: int) -> list[Stream]:
     """Streams that fill a step: short and dense first, long and with gaps later."""
     longest = 6 + int(50 * min(1.0, progress / 0.6) ** 1.5)
-    frames = rng.randint(4 if progress < 0.3 else 6, longest)
+    gapped = progress > 0.2 and longest >= 16 and rng.random() < 0.5
+    frames = rng.randint(16 if gapped else 4 if progress < 0.3 else 6, longest)
     count = max(2, budget // (6 * frames + 14 * QUESTIONS))
     dense = 0.9 - 0.7 * min(1.0, progress / 0.6)
-    if progress > 0.2 and frames >= 16 and rng.random() < 0.4:
+    if gapped:
         return [gapped_stream(rng, frames, QUESTIONS) for _ in range(count)]
     return [plain_stream(rng, frames, QUESTIONS, dense) for _ in range(count)]
 

@@ -268,4 +268,4 @@ def test_quick_scores_are_near_those_of_the_card():
     assert found["blind"]["exact_match"] < found["oracle"]["exact_match"] - 0.2
 
 
-LEAST = {"window": 0.0, "oracle": 0.0}
+LEAST = {"window": 0.93, "oracle": 0.65}

@@ -62,7 +62,7 @@ _MODELS = {
     ),
     "tiny": _Model(
         "a LLaVA-OneVision of 2.5 million parameters, trained on the synthetic world: the ruler for memory",
-        "Apache-2.0", 6_000_000, "vstream.models.tiny", lambda: True,
+        "Apache-2.0", 5_000_000, "vstream.models.tiny", lambda: True,
     ),
     "random": _Model(
         "a tiny Llama with random weights, for tests", "Apache-2.0", 0, "vstream.models.random", lambda: True

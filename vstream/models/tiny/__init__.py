@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 WEIGHTS = "model.safetensors"
-SHA256 = "094e5438233621f5ca447bd41cfaf3b837bce6b4723c38f7221b380553aa21e2"
+SHA256 = "8327bf48156bfffaa9a7d793bab0b802c40234fb99d06ba482af6efcf5600df5"
 SETTINGS = MappingProxyType({"window_tokens": 192, "retrieve_tokens": 144, "gist_tokens": 0})
 """32 frames of window, 24 brought back; it was never shown condensed frames."""
 
