@@ -342,7 +342,7 @@ BAD_OPTIONS = [
     (["--host-mib", "nan"], "--host-mib must be a number of MiB"),
     (["--disk-mib", "10"], "--disk-mib needs --memory"),
     (["--threads", "0"], "--threads must be a whole number from 1 to 256, got 0"),
-    (["--model", "nothing"], "there is no model 'nothing'; choose from embedded, random"),
+    (["--model", "nothing"], "there is no model 'nothing'; choose from embedded, tiny, random"),
     (["--policy", "nothing"], "'nothing'; choose"),
     (["--selection", "nothing"], "selection must be one of shared, per-layer"),
     (["--reader", "nothing"], "reader must be one of av, decord"),

@@ -35,7 +35,7 @@ def tiny() -> RandomLlama:
 
 def test_the_registry_names_every_model_with_its_licence():
     models = {model.name: model for model in list_models()}
-    assert set(models) == {"embedded", "random"}
+    assert set(models) == {"embedded", "tiny", "random"}
     assert models["random"].installed
     assert "Apache-2.0" in models["embedded"].licence
     card = (Path(str(embedded.__file__)).parent / "MODEL_CARD.md").read_text()
@@ -52,7 +52,7 @@ def test_a_model_is_listed_as_installed_only_where_it_is(tmp_path, monkeypatch):
 
 
 def test_an_unknown_model_is_refused_with_the_names_that_exist():
-    with pytest.raises(ValueError, match=r"no model 'qwen'; choose from embedded, random, or give the folder of"):
+    with pytest.raises(ValueError, match=r"no model 'qwen'; choose from embedded, tiny, random, or give the folder of"):
         load_adapter("qwen")
 
 
