@@ -19,6 +19,7 @@ import random
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -27,6 +28,7 @@ from tiny_net import Batch, Tiny, note_loss
 from tiny_streams import Collator, Stream, gapped_stream, pictures_of, plain_stream, random_frames
 from torch import Tensor, nn
 from torch.nn import functional as F
+from training_state import load_state, save_state
 
 from vstream.app.lab.world import COLOURS, KINDS, TEXTURES
 
@@ -106,25 +108,46 @@ class Run:
 
     def save(self) -> None:
         """Writes a checkpoint whole or not at all."""
-        self.work.mkdir(parents=True, exist_ok=True)
-        state = {"step": self.step, "model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
-        new = self.work / f"{self.phase}.new"
-        torch.save(state, new)
-        new.replace(self.work / f"{self.phase}.pt")
+        tensors = {f"weight.{name}": one for name, one in self.model.named_parameters()}
+        for number, parameter in enumerate(self.parameters):
+            for moment, tensor in self.optimiser.state[parameter].items():
+                tensors[f"{moment}.{number}"] = tensor
+        save_state(self.work / self.phase, tensors, {"step": self.step})
 
     def _resume(self) -> int:
-        own = self.work / f"{self.phase}.pt"
-        if own.is_file():
-            state = torch.load(own, weights_only=True, map_location=self.device)
-            self.model.load_state_dict(state["model"])
-            self.optimiser.load_state_dict(state["optimiser"])
-            return int(state["step"])
+        found = load_state(self.work / self.phase)
+        if found is not None:
+            tensors, counters = found
+            take(self.model, tensors)
+            for number, parameter in enumerate(self.parameters):
+                if f"step.{number}" in tensors:  # parts of the stock tower that no picture uses have no moments
+                    moments = {name: tensors[f"{name}.{number}"].to(self.device) for name in ("exp_avg", "exp_avg_sq")}
+                    self.optimiser.state[parameter] = {**moments, "step": tensors[f"step.{number}"]}
+            return int(counters["step"])
         if self.phase == "joint":
-            for part in ("symbols", "sight"):
-                state = torch.load(self.work / f"{part}.pt", weights_only=True, map_location=self.device)["model"]
-                mine = {name: one for name, one in state.items() if is_visual(name) == (part == "sight")}
-                self.model.load_state_dict(mine, strict=False)
+            take(self.model, weights_of(self.work, "symbols"), only=lambda name: not is_visual(name))
+            take(self.model, weights_of(self.work, "sight"), only=is_visual)
         return 0
+
+
+def weights_of(work: Path, phase: str) -> dict[str, Tensor]:
+    """What a phase's checkpoint holds.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    found = load_state(work / phase)
+    if found is None:
+        raise FileNotFoundError(f"{work} has no checkpoint of the phase {phase!r}; train that first")
+    return found[0]
+
+
+@torch.no_grad()
+def take(model: Tiny, tensors: dict[str, Tensor], only: Callable[[str], bool] = lambda name: True) -> None:
+    """Copies a checkpoint's weights into the model."""
+    for name, parameter in model.named_parameters():
+        if only(name):
+            parameter.copy_(tensors[f"weight.{name}"])
 
 
 def is_visual(name: str) -> bool:
@@ -206,7 +229,7 @@ def run(options: argparse.Namespace) -> None:
 def export(work: Path, out: Path, *, of: str = "joint") -> None:
     """Writes a phase's weights as a checkpoint in the hub's own layout, in bfloat16."""
     model = Tiny(make_tokenizer())
-    model.load_state_dict(torch.load(work / f"{of}.pt", weights_only=True, map_location="cpu")["model"])
+    take(model, weights_of(work, of))
     with torch.no_grad():
         model.stock.get_input_embeddings().weight.copy_(model.words())
     model.stock.tie_weights()
