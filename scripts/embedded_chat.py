@@ -8,7 +8,7 @@ import torch
 
 from vstream.models.embedded.adapter import EmbeddedAdapter
 
-PROMPTS = (
+WRITTEN = (
     "What is the capital of Italy?", "Who wrote Hamlet?", "What is 7 plus 5?", "Name three colours.",
     "What is photosynthesis?",
     "How do I boil an egg?", "Write a sentence about the sea.", "What is the opposite of hot?",
@@ -28,6 +28,23 @@ PROMPTS = (
     "What is an atom?",
     "Say hello in Spanish.", "How long is a marathon?",
 )  # fmt: skip
+PATTERNS = {
+    "What is the capital of {}?": "Spain/Germany/Japan/Egypt/Canada/India/Greece/Norway/Peru/Kenya",
+    "What is {}?": "electricity/rain/a poem/music/a volcano/history/oxygen/bread/the sun/a river",
+    "What is {}": "1 plus 6?/8 minus 3?/4 times 5?/9 plus 9?",
+    "Who was {}?": "Napoleon/Mozart/Cleopatra/Galileo/Gandhi/Charles Darwin/Columbus/Aristotle/Marie Curie",
+    "What is the opposite of {}?": "cold/fast/happy/dark/old/heavy/rich/early",
+    "What does a {} do?": "farmer/pilot/baker/lawyer/nurse/judge/painter/carpenter",
+    "Write a sentence about {}.": "winter/cats/football/trees/the city/friendship/rain/breakfast",
+    "How do I make {}?": "coffee/a cake/soup/a kite/bread/a salad",
+    "Name three {}.": "fruits/sports/cities/planets/metals/flowers/instruments",
+    "Why do {}?": "people dream/dogs bark/stars shine/cats sleep so much/ships float/we need sleep",
+    "How many {}?": "hours are in a day/legs does a spider have/continents are there/minutes are in an hour",
+    "What is the largest {}?": "animal/country/desert/island",
+    "What is {} made of?": "glass/paper/air/steel/chocolate",
+}
+"""More prompts: wordings, and what may stand in them."""
+PROMPTS = (*WRITTEN, *(text.format(word) for text, words in PATTERNS.items() for word in words.split("/")))
 ASKED = (
     "What is the capital of France?", "What is 2 plus 3?", "Name three animals.", "Why do leaves fall in autumn?",
     "What is the opposite of big?", "How many months are in a year?", "Who was Isaac Newton?",

@@ -19,6 +19,11 @@ from vstream.models.embedded.naming import Names
 HELD_OUT_PART = 8  # one wording in so many is never trained on
 CARELESS = 0.1  # of questions are typed without capitals and question mark
 MOST_LISTED = 8
+MOST_PLACES = 3
+POSITIONS = {
+    "left": "on the left", "right": "on the right", "top": "at the top", "bottom": "at the bottom",
+    "middle": "in the middle",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -95,13 +100,25 @@ PATTERNS = {
         "How many [|different ]things [were shown|did you see|are in the video|were there]?",
         "Count the [|different ]things.",
     ),
+    "colour": (
+        "[What|Which] colour [is|was] {the}?", "What [is|was] the colour of {the}?", "What color [is|was] {the}?",
+        "[Tell me|Say] the colour of {the}.", "What colour did {the} have?",
+    ),
+    "where": (
+        "Where [is|was] {the}[| in the picture]?", "In which part of the picture [is|was] {the}?",
+        "Where in the picture [is|was] {the}?", "Where did you see {the}[| in the picture]?",
+        "[Is|Was] {the} on the left or on the right?", "On which side [is|was] {the}?",
+    ),
+    "where at": (
+        "Where [is|was] {the} at {time}?", "At {time}, where [is|was] {the}?",
+        "Where was {the} in the picture at {time}?",
+    ),
     "unknown": (
         "What is the man's name?", "What did [he|she] say?", "What [music|song] is playing?",
-        "What colour [is|was] it?",
         "What does it [smell|taste] like?", "Where was [the video|it] recorded?", "Why did [he|she|they] leave?",
         "How much does it cost?", "What is the phone number?", "What is written on the [sign|wall]?",
         "How [old|heavy|big] is it?",
-        "Is it on the left or on the right?", "Who [made|filmed] the video?", "What language do they speak?",
+        "Who [made|filmed] the video?", "What language do they speak?",
         "Who is the owner?",
         "What is [he|she] thinking about?", "What is the name of the [city|street]?", "How does the story end?",
     ),
@@ -184,7 +201,7 @@ class Asker:
 
     def ask(self, kind: str) -> Asked | None:
         """A question of this type, None where the story has none."""
-        made = getattr(self, f"_{kind}")()
+        made = getattr(self, f"_{kind.replace(' ', '_')}")()
         return Asked(kind, *made) if made else None
 
     def _wording(self, kind: str, **words: str) -> str:
@@ -332,13 +349,36 @@ class Asker:
             return None
         return self._wording("count"), sentence(f"{NUMBERS[len(found)]}: {', '.join(a(name) for name in found)}")
 
+    def _colour(self) -> tuple[str, str]:
+        the, scenes = self._it_or_thing()
+        colour = next((scene.colour for scene in scenes if scene.colour), "")
+        return self._wording("colour", the=the), sentence(colour or "I cannot tell its colour")
+
+    def _it_or_thing(self) -> tuple[str, list[Scene]]:
+        """What is there now, called "it", or a thing and all scenes of it."""
+        if self.rng.random() < 0.2:
+            return "it", self.scenes[-1:]
+        word = self._thing()
+        return f"the {word}", self._with(word)
+
+    def _where(self) -> tuple[str, str]:
+        the, scenes = self._it_or_thing()
+        places = scenes[0].places[:MOST_PLACES]
+        return self._wording("where", the=the), sentence(", then ".join(POSITIONS[one] for one in places))
+
+    def _where_at(self) -> tuple[str, str]:
+        scene = self.rng.choice(self.scenes)
+        frame = self.rng.choice(scene.frames)
+        asked = self._wording("where at", the=f"the {scene.name}", time=clock(frame.second))
+        return asked, sentence(POSITIONS[frame.named.place])
+
     def _unknown(self) -> tuple[str, str]:
         return self._wording("unknown"), "I cannot tell that from the video."
 
 
 MIX = {
-    "is": 6, "group": 5, "when": 4, "at": 4, "now": 2, "describe": 2, "first": 2, "last": 1, "after": 1.5,
-    "before": 1.5, "count": 0.4, "unknown": 0.7,
+    "is": 6, "group": 4, "when": 5, "at": 5, "now": 2, "describe": 2, "first": 2, "last": 1, "after": 2.5,
+    "before": 1.5, "colour": 1, "where": 1, "where at": 0.5, "count": 0.4, "unknown": 0.7,
 }  # fmt: skip
 
 

@@ -3,11 +3,13 @@
 A scene is a class; its frames' features are the classifier's own weight vector of that class, with those of a similar
 class, of some other thing in the picture and noise, and go through the classifier's last layer and the naming that real
 pictures go through. So frames of one scene disagree, and unsure ones get broader names, as they do in real video.
-A second source of examples is one more function that gives a `Story`. Nothing here knows of questions.
+Its colour is drawn, and missed now and then; it stands or moves. Another source of stories is `embedded_worlds`.
+Nothing here knows of questions.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,6 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from vstream.models.embedded.looking import COLOURS, place_word
 from vstream.models.embedded.naming import Named, Names, running_means
 
 BLOCK_FRAMES = 4
@@ -25,11 +28,19 @@ SURE_ENOUGH = 0.6  # of a scene's frames must agree on what it is called
 
 @dataclass(frozen=True)
 class Shown:
-    """One frame that a question sees: when it was, in whole seconds, what it was named, and if that is written out."""
+    """One frame that a question sees.
+
+    Attributes:
+        second: when it was.
+        named: what it shows.
+        has_line: whether that is written out, because it is not what the frame before showed.
+        moved: whether its place is another than that of the frame before.
+    """
 
     second: int
     named: Named
     has_line: bool = True
+    moved: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,17 @@ class Scene:
     def last(self) -> int:
         """Second of its last frame that is written out."""
         return next((frame.second for frame in reversed(self.frames) if frame.has_line), self.frames[-1].second)
+
+    @property
+    def colour(self) -> str:
+        """The colour that is written most often, empty if none is."""
+        written = Counter(frame.named.colour for frame in self.frames if frame.has_line and frame.named.colour)
+        return written.most_common(1)[0][0] if written else ""
+
+    @property
+    def places(self) -> list[str]:
+        """Where it is, one after the other."""
+        return [place for place, _ in itertools.groupby(frame.named.place for frame in self.frames)]
 
 
 @dataclass(frozen=True)
@@ -92,7 +114,12 @@ class NaturalStories:
         """A story of so many frames, of which a question sees them all."""
         drawn = self._scenes(rng, frames)
         seconds = seen_seconds(rng, frames)
-        shown = iter(zip(seconds, self._names(rng, drawn, seconds), strict=True))
+        looks = [look for _, length in drawn for look in looks_of_scene(rng, length)]
+        named = [
+            replace(one, colour=colour, place=place)
+            for one, (colour, place) in zip(self._names(rng, drawn, seconds), looks, strict=True)
+        ]
+        shown = iter(zip(seconds, named, strict=True))
         frames_seen = iter(written([Shown(*one) for one in shown]))
         scenes = [self._scene(tuple(next(frames_seen) for _ in range(length))) for _, length in drawn]
         return Story(tuple(merged(scenes)))
@@ -123,8 +150,8 @@ class NaturalStories:
         features = torch.cat([self._features(rng, one, length) for one, length in drawn])
         starts = {sum(length for _, length in drawn[:index]) for index in range(1, len(drawn))}
         noticed = {start for start in starts if rng.random() < 0.97}
-        goes_on = [index not in noticed and index % BLOCK_FRAMES != 0 for index in range(1, len(seconds))]
-        return self.names.name(running_means((features @ self._weight.T + self._bias).softmax(-1), goes_on))
+        joined = [index not in noticed and index % BLOCK_FRAMES != 0 for index in range(1, len(seconds))]
+        return self.names.name(running_means((features @ self._weight.T + self._bias).softmax(-1), joined))
 
     def _features(self, rng: random.Random, one: int, length: int) -> Tensor:
         """Centred features [length, D] of a scene of class `one`."""
@@ -140,13 +167,28 @@ class NaturalStories:
         return Scene(frames, called(frames))
 
 
+def looks_of_scene(rng: random.Random, length: int) -> list[tuple[str, str]]:
+    """Colour and place in each frame of a scene: the colour is not always sure, and the thing may move."""
+    colour = rng.choice(("", *COLOURS, "black", "white", "gray", "brown", "brown", "green", "gray"))
+    missed = rng.choice((0.0, 0.1, 0.3))
+    start = rng.gauss(0.5, 0.18), rng.gauss(0.5, 0.1)
+    end = start if rng.random() < 0.5 else (rng.gauss(0.5, 0.22), rng.gauss(0.5, 0.1))
+    looks = []
+    for index in range(length):
+        part = index / max(1, length - 1)
+        x, y = (a + (b - a) * part + rng.gauss(0, 0.01) for a, b in zip(start, end, strict=True))
+        looks.append(("" if rng.random() < missed else colour, place_word(x, y)))
+    return looks
+
+
 def written(frames: Sequence[Shown]) -> list[Shown]:
     """The same frames: those that go on with the one before, in the same clip, are not written out."""
     found = list(frames[:1])
     for index in range(1, len(frames)):
         before, frame = frames[index - 1], frames[index]
-        goes_on = index % BLOCK_FRAMES and before.named.chain == frame.named.chain and frame.second - before.second <= 1
-        found.append(replace(frame, has_line=not goes_on))
+        same = index % BLOCK_FRAMES and before.named.chain == frame.named.chain and frame.second - before.second <= 1
+        moved = bool(same) and before.named.place != frame.named.place
+        found.append(replace(frame, has_line=not same, moved=moved))
     return found
 
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Scores the embedded model on held-out natural videos: through the engine, with its default settings.
+"""Scores the shipped models through the engine, with their default settings; the last line is JSON.
 
-Right answers by type of question, with 95% intervals from a bootstrap over videos; the same for the same questions on
-another video, for the questions alone, and (on a few videos) for the language model as it was before training; and
-a dozen plain chat questions before and after training. The pictures are fetched once (`natural_set`). The last line is
-JSON.
+The embedded model on held-out natural videos: right answers by type of question, with 95% intervals from a bootstrap
+over videos; the same for the same questions on another video, for the questions alone, and (on a few videos) for the
+language model as it was before training; and a dozen plain chat questions before and after training. The pictures are
+fetched once (`natural_set`). `tiny` on the synthetic world (`eval_tiny`).
 """
 
 from __future__ import annotations
@@ -18,17 +18,22 @@ from typing import Any
 
 import torch
 from embedded_chat import ASKED, say
+from embedded_worlds import frame_of
+from eval_tiny import SCORES, evaluate_tiny, table_of
 from natural_questions import Examiner, Query, begins
 from natural_set import CLIPS, NaturalClip, natural_clips
 
 from vstream import DecodeOptions, Engine
+from vstream.app.lab.world import World
 from vstream.models.embedded.adapter import EmbeddedAdapter
 from vstream.models.embedded.fetch import embedded_dir
+from vstream.models.embedded.looking import place_word
 from vstream.models.spans import join_spans
 
 MOST_TOKENS = 40
 UNTRAINED_CLIPS = 5  # the untrained model is slow, since it rambles
-PARTS = ("trained", "another clip", "question alone", "untrained", "chat")
+PARTS = ("trained", "another clip", "question alone", "untrained", "chat", "looks", "tiny")
+LOOKS = 100  # pictures of the synthetic world
 RESAMPLES = 2000
 
 
@@ -137,6 +142,22 @@ def chat_likeness(trained: EmbeddedAdapter, plain: EmbeddedAdapter) -> dict[str,
     return {"same": same, "asked": len(ASKED), "agreeing_tokens": round(sum(shares) / len(shares), 3)}
 
 
+def looks(adapter: EmbeddedAdapter) -> dict[str, float]:
+    """How often place and, where one is said, colour are right on pictures of the synthetic world."""
+    world = World(10**6, 4 * LOOKS, crowd=0)
+    moments = [second for second in range(0, world.duration_seconds, 4) if len(world.at(second)) == 1]
+    with torch.inference_mode():
+        named = [adapter.describe([frame_of(world, second)])[0] for second in moments]
+    truth = [world.at(second)[0] for second in moments]
+    pairs = list(zip(named, truth, strict=True))
+    places = [one.place == place_word(shown.x, shown.y) for one, shown in pairs]
+    colours = [one.colour == shown.thing.colour for one, shown in pairs if one.colour]
+    found = {"place": sum(places) / len(places), "colour": sum(colours) / len(colours)}
+    found = {name: round(share, 3) for name, share in found.items()}
+    print(f"\nlooks: place right {found['place']}, colour {found['colour']} of {len(colours)} said in {len(pairs)}")
+    return found | {"colours_said": len(colours), "pictures": len(pairs)}
+
+
 def show(title: str, found: dict[str, dict[str, float]]) -> None:
     """Prints a table."""
     print(f"\n{title}")
@@ -144,8 +165,19 @@ def show(title: str, found: dict[str, dict[str, float]]) -> None:
         print(f"  {kind:10} {one['mean']:.3f}  [{one['low']:.3f}, {one['high']:.3f}]  of {one['questions']:.0f}")
 
 
+def tiny_scores(given: argparse.Namespace) -> dict[str, Any]:
+    """What `eval_tiny` finds, if it was asked for."""
+    if "tiny" not in given.only:
+        return {}
+    found = evaluate_tiny(quick=given.quick)
+    print(f"\ntiny\n{table_of(found)}")
+    return found
+
+
 def embedded_scores(given: argparse.Namespace) -> dict[str, Any]:
-    """Everything that was asked for about the embedded model."""
+    """Everything that was asked for about the embedded model, its headline first."""
+    if set(given.only) == {"tiny"}:
+        return {}
     clips = natural_clips(given.clips)
     adapter = EmbeddedAdapter(embedded_dir())
     plain = EmbeddedAdapter(embedded_dir(), trained=False)
@@ -156,18 +188,20 @@ def embedded_scores(given: argparse.Namespace) -> dict[str, Any]:
         "untrained": lambda: examine(plain, clips[:UNTRAINED_CLIPS]),
     }
     scores: dict[str, Any] = {}
-    for title in given.only or parts:
-        if title == "chat":
-            continue
+    for title in (title for title in parts if title in given.only):
         marked = parts[title]()
         scores[title] = summary(marked)
         show(title, scores[title])
         if given.answers:
             given.answers.write("".join(json.dumps({"part": title} | asdict(one)) + "\n" for one in marked))
             given.answers.flush()
-    if not given.only or "chat" in given.only:
+    if "chat" in given.only:
         scores["chat"] = chat_likeness(adapter, plain)
-    return scores
+    if "looks" in given.only:
+        scores["looks"] = looks(adapter)
+    if given.write:
+        write_score(scores)
+    return headline(scores) | ({"details": scores} if given.json else {})
 
 
 def headline(scores: dict[str, Any]) -> dict[str, Any]:
@@ -176,18 +210,30 @@ def headline(scores: dict[str, Any]) -> dict[str, Any]:
     return {"exact_match": trained.get("mean"), "low": trained.get("low"), "control": control.get("mean")}
 
 
+def write_score(scores: dict[str, Any]) -> None:
+    """Puts the score where `vstream models` reads it."""
+    found, one = json.loads(SCORES.read_text()), scores["trained"]["all"]
+    numbers = {"right": one["mean"], "low": one["low"], "high": one["high"], "questions": one["questions"]}
+    found["embedded"] = {**numbers, "of": "held-out questions on natural video"}
+    SCORES.write_text(json.dumps(found, indent=1) + "\n")
+
+
 def main() -> None:
     """Prints tables and a line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="all details in the last line too")
-    parser.add_argument("--only", nargs="+", choices=PARTS, help="only these parts")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="only these parts")
     parser.add_argument("--clips", type=int, default=CLIPS, help="only the first so many videos")
+    parser.add_argument("--quick", action="store_true", help="`tiny` on fewer and shorter streams")
     parser.add_argument("--answers", type=argparse.FileType("w"), help="write every answer there, as JSON lines")
+    parser.add_argument("--write", action="store_true", help="write the embedded model's score into the package")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
+    if given.write and (given.clips != CLIPS or "trained" not in given.only):
+        parser.error("--write needs the part `trained` on all videos")
     torch.set_num_threads(given.threads)
-    scores = embedded_scores(given)
-    print(json.dumps({"embedded": headline(scores) | ({"details": scores} if given.json else {})}))
+    last = {"tiny": tiny_scores(given), "embedded": embedded_scores(given)}
+    print(json.dumps({model: scores for model, scores in last.items() if scores}))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,6 @@ class Oracle(Retriever):
     def __init__(self, seed: int) -> None:
         self.evidence: tuple[tuple[int, int], ...] = ()
         self._random = torch.Generator().manual_seed(seed)
-        self._rows: Rows | None = None
 
     def num_layers_read(self, num_layers: int) -> int:
         """It reads none, but the engine asks for one."""
@@ -77,7 +76,8 @@ class Oracle(Retriever):
     def select(
         self, query: Query, candidates: Rows, representatives: Tensor, mean: Tensor, budget_tokens: int
     ) -> Selection:
-        """See `Retriever.select`: what overlaps the evidence first."""
+        """See `Retriever.select`: what overlaps the evidence first, and nothing because the question names its time."""
+        query = replace(query, moments=())
         chosen = super().select(query, candidates, representatives, mean, budget_tokens)
         if not len(candidates) or not self.evidence:
             return chosen

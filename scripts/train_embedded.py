@@ -24,10 +24,12 @@ from typing import Any
 
 import torch
 from embedded_questions import Asked, ask, clock
-from embedded_stories import NaturalStories, Source, Story
-from safetensors.torch import load_file, save_file
+from embedded_stories import NaturalStories, Shown, Source, Story
+from embedded_worlds import WorldStories
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from training_state import load_state, save_state
 
 from vstream.models.embedded.adapter import EmbeddedAdapter
 from vstream.models.embedded.fetch import embedded_dir
@@ -35,9 +37,12 @@ from vstream.models.embedded.trained import SCALE
 
 FIRST_LAYER = 8  # `maxsim` compares keys of the layers before this one: retrieval stays what it was
 RANKS = {"q_proj": 16, "k_proj": 16, "v_proj": 16, "o_proj": 16, "down_proj": 8}
-RATE, WARM_UP_STEPS, CHECKPOINT_SECONDS, LOG_STEPS = 1e-3, 40, 180, 20
-CHAT_SHARE, CHAT_WEIGHT = 0.15, 0.5  # so many steps also keep a plain chat answer as it was
+RATE, LATER_RATE, LATER_STEP, WARM_UP_STEPS = 1e-3, 6e-4, 500, 40
+CHECKPOINT_SECONDS, LOG_STEPS = 180, 20
+CHAT_SHARE, CHAT_WEIGHT = 0.5, 0.5  # so many steps also keep a plain chat answer as it was
+NATURAL_SHARE = 0.88  # of the streams; the others are pictures of the synthetic world
 QUESTIONS = 10
+STATE, COUNTED = "state", ("step", "tokens", "seconds")
 
 
 class HalfProduct(torch.autograd.Function):
@@ -149,13 +154,17 @@ class Packer:
 
     def stream(self, story: Story, rng: random.Random) -> Tensor:
         """The system turn, blurred tokens as gists are, and every frame's line, [N, E]."""
-        ids = [self._line(frame.second, self.adapter.name_ids(frame.named), frame.has_line) for frame in story.frames]
+        ids = [self._line(frame) for frame in story.frames]
         lines = self.adapter.embed(torch.tensor([one for line in ids for one in line]))
         return torch.cat([self.adapter.sink().embeds, self._blurred(lines, rng), lines])
 
-    def _line(self, second: int, name_ids: list[int], has_line: bool) -> list[int]:
-        line = [*self._ids(f"[{clock(second)}]"), *name_ids, *self._ids("\n")]
-        return line if has_line else self._ids(str(second % 10))
+    def _line(self, frame: Shown) -> list[int]:
+        place = [self.adapter.word_id(frame.named.place)]
+        if not frame.has_line:
+            return self._ids(str(frame.second % 10)) + (place if frame.moved else [])
+        colour = [self.adapter.word_id(frame.named.colour)] if frame.named.colour else []
+        named = [*self.adapter.name_ids(frame.named), *colour, *place]
+        return [*self._ids(f"[{clock(frame.second)}]"), *named, *self._ids("\n")]
 
     def _blurred(self, lines: Tensor, rng: random.Random) -> Tensor:
         """Now and then up to 16 tokens that are means of others."""
@@ -268,9 +277,12 @@ class Run:
         self.optimizer = torch.optim.AdamW(weights, lr=RATE, betas=(0.9, 0.98), weight_decay=0.01)
         self.weights, self.packer, self.step, self.tokens, self.seconds = weights, Packer(self.adapter), 0, 0, 0.0
         last = self.adapter.vision.classifier
-        self.sources: list[tuple[float, Source]] = [(1.0, NaturalStories(self.adapter.names, last.weight, last.bias))]
-        if (self.folder / "state.safetensors").exists():
-            self.load()
+        natural = NaturalStories(self.adapter.names, last.weight, last.bias)
+        self.sources: list[tuple[float, Source]] = [
+            (NATURAL_SHARE, natural),
+            (1 - NATURAL_SHARE, WorldStories(self.adapter)),
+        ]
+        self.load()
 
     def example(self, step: int) -> tuple[Packed, tuple[Tensor, Tensor] | None]:
         """What a step trains on; it follows from the seed and the step alone."""
@@ -310,7 +322,8 @@ class Run:
         started = saved = time.perf_counter()
         logged: list[dict[str, Any]] = []
         while (spent := time.perf_counter() - started) < 60 * minutes:
-            rate = RATE * max(0.0, 1 - spent / (60 * minutes)) if finish else RATE
+            rate = RATE if self.step < LATER_STEP else LATER_RATE
+            rate *= max(0.0, 1 - spent / (60 * minutes)) if finish else 1.0
             before = time.perf_counter()
             logged.append(self.train_step(rate))
             self.seconds += time.perf_counter() - before
@@ -343,34 +356,28 @@ class Run:
             yield f"{name}.up", pair.up
 
     def save(self) -> None:
-        """Writes weights, the optimizer's moments and the counters; the file appears whole or not at all."""
-        state = {f"weight.{name}": value.detach() for name, value in self.named_weights()}
-        for (name, value), index in zip(self.named_weights(), range(len(self.weights)), strict=True):
-            for moment, tensor in self.optimizer.state[self.weights[index]].items():
-                state[f"{moment}.{name}"] = tensor.reshape(-1) if moment == "step" else tensor
-            assert value is self.weights[index], "the order of the weights changed"
-        counters = {"step": str(self.step), "tokens": str(self.tokens), "seconds": str(self.seconds)}
-        save_file(state, self.folder / "state.new", metadata=counters)
-        (self.folder / "state.new").replace(self.folder / "state.safetensors")
+        """Writes weights, the optimizer's moments and the counters."""
+        tensors = {}
+        for name, value in self.named_weights():
+            tensors[f"weight.{name}"] = value
+            for moment, tensor in self.optimizer.state[value].items():
+                tensors[f"{moment}.{name}"] = tensor
+        save_state(self.folder / STATE, tensors, {name: getattr(self, name) for name in COUNTED})
 
     def load(self) -> None:
-        """Goes on from the last checkpoint."""
-        from safetensors import safe_open
-
-        path = self.folder / "state.safetensors"
-        state = load_file(path)
+        """Goes on from the last checkpoint, if there is one."""
+        found = load_state(self.folder / STATE)
+        if found is None:
+            return
+        tensors, counters = found
         with torch.no_grad():
             for name, value in self.named_weights():
-                value.copy_(state[f"weight.{name}"])
-                moments = {moment: state[f"{moment}.{name}"] for moment in ("exp_avg", "exp_avg_sq")}
-                self.optimizer.state[value] = {**moments, "step": state[f"step.{name}"][0]}
-        with safe_open(path, "pt") as file:
-            counters = file.metadata()
-        self.step, self.tokens, self.seconds = (
-            int(counters["step"]),
-            int(counters["tokens"]),
-            float(counters["seconds"]),
-        )
+                value.copy_(tensors[f"weight.{name}"])
+                self.optimizer.state[value] = {
+                    moment: tensors[f"{moment}.{name}"].to(value.device if moment != "step" else "cpu")
+                    for moment in ("exp_avg", "exp_avg_sq", "step")
+                }
+        self.step, self.tokens, self.seconds = (counters[name] for name in COUNTED)
 
     def release(self) -> None:
         """What the package ships, in bfloat16."""

@@ -175,8 +175,10 @@ def test_the_network_halves_the_picture_five_times():
     with torch.inference_mode():
         x = torch.zeros(2, 3, efficientnet.SIDE, efficientnet.SIDE)
         assert model.stem(x).shape == (2, 32, 112, 112)
-        assert model.features(x).shape == (2, 1280)
+        assert model.feature_map(x).shape == (2, 1280, 7, 7)
+        assert model.feature_map(x[:, :, :, :200]).shape == (2, 1280, 7, 7)
         assert model(x).shape == (2, 1000)
+        assert model(x[..., :96]).shape == (2, 1000)
     weights = sum(p.numel() for p in model.parameters())
     assert weights == 4_652_008  # as published for EfficientNet-Lite0
 
@@ -293,9 +295,12 @@ def class_names() -> list[str]:
 def test_the_classifier_sees_what_the_sample_shows(embedded_model, sample, scene):
     with torch.inference_mode():
         likely = embedded_model.classify(frames_of(scene, sample))
+        named = embedded_model.describe(frames_of(scene, sample))
     assert torch.allclose(likely.sum(-1), torch.ones(len(likely)), atol=1e-4)
-    names = [class_names()[index] for index in likely.argmax(-1)]
-    assert set(names) <= set(scene["classes"])
+    assert class_names()[likely.mean(0).argmax()] in scene["classes"]
+    rows = [embedded_model.names.rows[class_names().index(name)] for name in scene["classes"]]
+    right = {word for name, group, _ in rows for word in (name, group)}
+    assert all(one.name in right for one in named)
 
 
 def test_the_classifier_does_not_see_it_in_scrambled_pixels(embedded_model, sample):
@@ -320,9 +325,9 @@ def test_batches_do_not_change_what_is_seen(embedded_model, sample):
 def test_a_frames_tokens_are_the_words_for_what_it_shows(embedded_model, sample):
     with torch.inference_mode():
         tokens = embedded_model.encode([frames_of(scene, sample)[2] for scene in SCENES[:3]])
-    assert tokens.shape == (3, 5, 576)
+    assert tokens.shape == (3, 7, 576)
     assert [said(embedded_model, each) for each in tokens] == [
-        " drink espresso", " cat Egyptian cat", " building building",
+        " drink espresso orange top", " animal cat brown middle", " building building middle",
     ]  # fmt: skip
 
 
@@ -345,14 +350,16 @@ def test_each_frame_is_its_time_its_names_and_a_newline(embedded_model, sample):
     span = embedded_model.layout(frames, embedded_model.encode(frames))
     tokenizer = embedded_model.tokens.tokenizer
     lengths = [len(tokenizer(text)["input_ids"]) for text in ("[0:07]", "[75:03]")]
-    espresso = len(tokenizer(" drink espresso")["input_ids"])
+    espresso = len(tokenizer(" drink espresso orange top")["input_ids"])
     expected = [
         (kind, frame.pts_seconds)
         for frame, length in zip(frames, lengths, strict=True)
         for kind in [TokenKind.TIMESTAMP] * length + [TokenKind.VISION] * espresso + [TokenKind.MARKER]
     ]
     assert list(zip(span.kinds.tolist(), span.seconds.tolist(), strict=True)) == expected
-    assert embedded_model.text(read_back(embedded_model, span)) == "[0:07] drink espresso\n[75:03] drink espresso\n"
+    assert embedded_model.text(read_back(embedded_model, span)) == (
+        "[0:07] drink espresso orange top\n[75:03] drink espresso orange top\n"
+    )
     assert span.positions.tolist() == [list(range(len(span)))]
 
 
@@ -361,7 +368,8 @@ def test_a_frame_that_goes_on_is_the_last_digit_of_its_second(embedded_model, sa
     frames = [Frame(seconds, image) for seconds, image in zip((8, 9.5, 10, 12, 13, 14), pictures, strict=True)]
     span = embedded_model.layout(frames, embedded_model.encode(frames))
     said = embedded_model.text(read_back(embedded_model, span))
-    assert said == "[0:08] drink espresso\n90[0:12] drink espresso\n[0:13] cat Egyptian cat\n4"
+    espresso = "drink espresso orange top\n"
+    assert said == f"[0:08] {espresso}90[0:12] {espresso}[0:13] animal cat brown middle\n4"
     assert span.kinds[span.seconds == 9.5].tolist() == [TokenKind.TIMESTAMP]
 
 

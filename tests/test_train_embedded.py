@@ -8,12 +8,16 @@ import pytest
 import torch
 from torch import nn
 
+from vstream.app.lab.world import World
 from vstream.models.embedded import fetch, trained
 from vstream.models.embedded.adapter import EmbeddedAdapter
+from vstream.models.embedded.looking import place_word
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 import train_embedded
 from embedded_questions import Asked
+from embedded_stories import BLOCK_FRAMES
+from embedded_worlds import frame_of
 from train_embedded import HalfLinear, Lora, Packer, Run, answer_loss
 
 pytestmark = pytest.mark.usefixtures("embedded_folder")
@@ -58,21 +62,31 @@ def test_the_loss_is_on_answers_alone(adapter):
     assert [int(own.sum()) for own in packed.answers_of()] == [len(adapter.tokens.ids(one.answer)) + 1 for one in ASKED]
 
 
-def test_streams_are_as_the_adapter_lays_them_out(adapter, tmp_path, monkeypatch):
-    """Training shows the model the tokens that frames of the same names give."""
-    from vstream.models.embedded.naming import Named
-    from vstream.models.spans import timestamped
-
+@pytest.mark.parametrize("source", [0, 1], ids=["natural", "world"])
+def test_streams_are_as_the_adapter_lays_them_out(adapter, tmp_path, monkeypatch, source):
+    """Training shows the model the tokens that the adapter gives of the same frames, clip by clip."""
     run = new_run(tmp_path, monkeypatch)
-    story = run.sources[0][1](random.Random(3), 5)
-    rng = random.Random(0)
+    with torch.inference_mode():
+        story = run.sources[source][1](random.Random(3), 15)
     monkeypatch.setattr(run.packer, "_blurred", lambda lines, rng: lines[:0])
-    stream = run.packer.stream(story, rng)
-    named = [Named(frame.named.chain) for frame in story.frames]
+    stream = run.packer.stream(story, random.Random(0))
     frames = [type("At", (), {"pts_seconds": float(frame.second)})() for frame in story.frames]
-    features = [each[each.any(-1)] for each in adapter.features_of(named)]
-    laid = timestamped(frames, features, lambda text, kind: adapter._span(adapter.tokens.ids(text), kind))
-    assert torch.equal(stream, torch.cat([adapter.sink().embeds, laid.embeds]))
+    features = adapter.features_of([frame.named for frame in story.frames])
+    clips = range(0, len(frames), BLOCK_FRAMES)
+    laid = [adapter.layout(frames[at : at + BLOCK_FRAMES], features[at : at + BLOCK_FRAMES]).embeds for at in clips]
+    assert torch.equal(stream, torch.cat([adapter.sink().embeds, *laid]))
+    assert any(frame.moved for frame in story.frames)
+
+
+def test_things_of_the_world_are_seen_where_they_are(adapter):
+    """Where the adapter says that something is agrees with the world's truth in most pictures."""
+    world = World(5, 60, scene_seconds=(4, 8), crowd=0)
+    seconds = [second for second in range(0, 60, 3) if len(world.at(second)) == 1]
+    with torch.inference_mode():
+        places = [adapter.describe([frame_of(world, second)])[0].place for second in seconds]
+    truth = [world.at(second)[0] for second in seconds]
+    right = [place == place_word(shown.x, shown.y) for place, shown in zip(places, truth, strict=True)]
+    assert sum(right) >= 0.5 * len(right)  # one in five by luck
 
 
 def test_bfloat16_products_are_near_and_pass_gradients_on():

@@ -1,14 +1,16 @@
 """EmbeddedAdapter: SmolLM2-135M reads what EfficientNet names in each frame, through embeddings of its own words.
 
-A frame is two to five tokens behind the text `[m:ss]`: a broader word, then the name, as specific as the classifier is
-sure of. A frame that is named as the one before it, in the same clip, is one digit. What to make of that was trained:
-`trained` adds it to the language model's weights. Nothing here knows memory, sessions or where weights come from.
+A frame is three to seven tokens behind the text `[m:ss]`: a broader word, the name, as specific as the classifier is
+sure of, the colour if that is sure, and the place. A frame that is named as the one before it, in the same clip, is one
+digit, and its place if that is another. What to make of that was trained: `trained` adds it to the language model's
+weights. Nothing here knows memory, sessions or where weights come from.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,21 +24,23 @@ from vstream.models.base import Adapter, Question
 from vstream.models.embedded import efficientnet
 from vstream.models.embedded.convert import LANGUAGE, VISION
 from vstream.models.embedded.fetch import embedded_dir
-from vstream.models.embedded.naming import Named, load_names, steadied
+from vstream.models.embedded.looking import Looks, by_shape, colour_word, look, places_of
+from vstream.models.embedded.naming import Named, goes_on, load_names, running_means
 from vstream.models.embedded.trained import merge, trained_bytes
 from vstream.models.loading import load_tokenizer, quiet_transformers
 from vstream.models.spans import at_seconds, join_spans, plain_span, question_of, timestamped
 from vstream.models.tokens import Tokens
 from vstream.types import Frame, TokenSpan
 
-PROMPT_VERSION = 3  # rises when any text or weighting below changes: memories made with another one are refused
+PROMPT_VERSION = 4  # rises when any text or weighting below changes: memories made with another one are refused
 SYSTEM = "You describe a video. Answer in one short sentence."
 OPENING = "These are the times of the video and what it shows:\n"
 BEFORE_QUESTION, AFTER_QUESTION = "\nQuestion: ", "\nAnswer:"
 FRAMES_AT_ONCE = 8
 NAME_TOKENS = 5  # of a frame, at most: one of a broader word, four of the name
-MIN_FRAME_TOKENS = 9  # of a clip's first frame: "[0:00]", two vision tokens, a newline
-MAX_FRAME_TOKENS = 16  # "[99999:59]", five vision tokens, a newline
+COLOUR, PLACE, FRAME_TOKENS = NAME_TOKENS, NAME_TOKENS + 1, NAME_TOKENS + 2
+MIN_FRAME_TOKENS = 10  # of a clip's first frame: "[0:00]", two tokens of the name, the place, a newline
+MAX_FRAME_TOKENS = 18  # "[99999:59]", seven vision tokens, a newline
 IMAGE_SIDE = 448
 SETTINGS = {"window_tokens": 128, "retrieve_tokens": 256, "gist_tokens": 32}  # up to 48 frames, as in training
 
@@ -94,29 +98,43 @@ class EmbeddedAdapter(Adapter):
 
     def classify(self, frames: Sequence[Frame]) -> Tensor:
         """Class probabilities [T, 1000] of T frames."""
-        return self._likely(self._look(frames))
+        return self._look(frames).likely
 
-    def _look(self, frames: Sequence[Frame]) -> Tensor:
-        """The classifier's features [T, 1280]."""
-        batches = (frames[start : start + FRAMES_AT_ONCE] for start in range(0, len(frames), FRAMES_AT_ONCE))
-        return torch.cat([self.vision.features(self._pictures(batch)) for batch in batches])
+    def _look(self, frames: Sequence[Frame]) -> Looks:
+        for frame in frames:
+            if frame.image.ndim != 3:
+                raise ValueError(f"the embedded model takes pictures, got features {list(frame.image.shape)}")
+        pictures = [torch.from_numpy(frame.image).to(self.device) for frame in frames]
+        return Looks.joined([look(self.vision, batch) for batch in by_shape(pictures, FRAMES_AT_ONCE)])
 
-    def _likely(self, features: Tensor) -> Tensor:
-        probabilities: Tensor = self.vision.classifier(features).softmax(-1)
-        return probabilities
+    def describe(self, frames: Sequence[Frame]) -> list[Named]:
+        """What T frames in a row show: names and colours from all since the last cut, places from each."""
+        looks = self._look(frames)
+        joined = goes_on(looks.features)
+        named = self.names.name(running_means(looks.likely, joined))
+        colours = [colour_word(shares) for shares in running_means(looks.colours, joined)]
+        each = zip(named, colours, places_of(looks.centres, joined), strict=True)
+        return [replace(one, colour=colour, place=place) for one, colour, place in each]
 
     def encode(self, frames: Sequence[Frame]) -> Tensor:
-        """The tokens of each frame's names, [T, 5, E]; rows that a shorter name leaves over are zero."""
-        seen = self._look(frames)
-        return self.features_of(self.names.name(steadied(self._likely(seen), seen)))
+        """The tokens of what each frame shows, [T, 7, E], see `features_of`."""
+        return self.features_of(self.describe(frames))
 
     def features_of(self, named: Sequence[Named]) -> Tensor:
-        """The tokens of T names, [T, 5, E]."""
-        tokens = torch.zeros(len(named), NAME_TOKENS, self.config.hidden_size, dtype=self.dtype, device=self.device)
+        """The tokens of T descriptions, [T, 7, E]: five of the name, colour, place; what is not said is zero."""
+        tokens = torch.zeros(len(named), FRAME_TOKENS, self.config.hidden_size, dtype=self.dtype, device=self.device)
         for row, one in zip(tokens, named, strict=True):
             ids = self.name_ids(one)
             row[: len(ids)] = self.embed(torch.tensor(ids))
+            if one.colour:
+                row[COLOUR] = self.embed(torch.tensor([self.word_id(one.colour)]))[0]
+            row[PLACE] = self.embed(torch.tensor([self.word_id(one.place)]))[0]
         return tokens
+
+    def word_id(self, word: str) -> int:
+        """The token of a word that is one."""
+        (token,) = self.tokens.ids(f" {word}")
+        return token
 
     def name_ids(self, named: Named) -> list[int]:
         """Token ids of a frame's names: a broader word, which is one token, then the name."""
@@ -129,21 +147,22 @@ class EmbeddedAdapter(Adapter):
         spans: list[TokenSpan] = []
         for index, (frame, tokens) in enumerate(zip(frames, features, strict=True)):
             before = index - 1
-            goes_on = (
-                index
-                and torch.equal(tokens, features[before])
-                and follows(frames[before].pts_seconds, frame.pts_seconds)
-            )
-            spans.append(self._goes_on(frame) if goes_on else self._line(frame, tokens))
+            if index and follows(frames[before].pts_seconds, frame.pts_seconds) and same_name(features[before], tokens):
+                spans.append(self._goes_on(frame, tokens, features[before]))
+            else:
+                spans.append(self._line(frame, tokens))
         return join_spans(spans)
 
     def _line(self, frame: Frame, tokens: Tensor) -> TokenSpan:
-        shown = tokens[tokens.any(-1)][None]  # [1, 2..5, E]
+        shown = tokens[tokens.any(-1)][None]  # [1, 3..7, E]
         return timestamped([frame], shown, lambda text, kind: self._span(self.tokens.ids(text), kind))
 
-    def _goes_on(self, frame: Frame) -> TokenSpan:
-        digit = str(int(frame.pts_seconds) % 10)
-        return at_seconds(self._span(self.tokens.ids(digit), TokenKind.TIMESTAMP), frame.pts_seconds)
+    def _goes_on(self, frame: Frame, tokens: Tensor, before: Tensor) -> TokenSpan:
+        """The last digit of its second, and its place if it moved."""
+        parts = [self._span(self.tokens.ids(str(int(frame.pts_seconds) % 10)), TokenKind.TIMESTAMP)]
+        if not torch.equal(tokens[PLACE], before[PLACE]):
+            parts.append(plain_span(tokens[PLACE:], TokenKind.VISION))
+        return at_seconds(join_spans(parts), frame.pts_seconds)
 
     def question(self, text: str) -> Question:
         """The question, the end of the user's turn and the start of the assistant's."""
@@ -155,14 +174,13 @@ class EmbeddedAdapter(Adapter):
         """The text of generated token ids."""
         return self.tokens.text(token_ids)
 
-    def _pictures(self, frames: Sequence[Frame]) -> Tensor:
-        for frame in frames:
-            if frame.image.ndim != 3:
-                raise ValueError(f"the embedded model takes pictures, got features {list(frame.image.shape)}")
-        return torch.cat([efficientnet.prepare(torch.from_numpy(f.image)[None].to(self.device)) for f in frames])
-
     def _span(self, ids: list[int], kind: TokenKind) -> TokenSpan:
         return plain_span(self.embed(torch.tensor(ids)), kind)
+
+
+def same_name(before: Tensor, tokens: Tensor) -> bool:
+    """Whether the name in a frame's tokens [7, E] is the one in another's."""
+    return torch.equal(before[:NAME_TOKENS], tokens[:NAME_TOKENS])
 
 
 def follows(before_seconds: float, seconds: float) -> bool:

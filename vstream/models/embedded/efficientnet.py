@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SIDE = 224  # pixels the network sees
+SIDE = 224  # pixels of a picture's shorter side, as in the weights' training
+LONGEST_SIDE = 448
+STRIDE = 32  # pixels of a picture to one cell of the feature map
 NUM_CLASSES = 1000
 NUM_FEATURES = 1280
 BATCH_NORM_EPS = 1e-3  # of the weights' training
@@ -87,16 +89,16 @@ class EfficientNetLite0(nn.Module):
         self.top = conv_bn(STAGES[-1].channels, NUM_FEATURES)
         self.classifier = nn.Linear(NUM_FEATURES, NUM_CLASSES)
 
-    def features(self, pictures: Tensor) -> Tensor:
-        """What the classifier sees, [T, 1280], of prepared pictures [T, 3, 224, 224] (see `prepare`)."""
+    def feature_map(self, pictures: Tensor) -> Tensor:
+        """What the classifier sees and where, [T, 1280, H / 32, W / 32], of prepared pictures [T, 3, H, W]."""
         x = F.relu6(self.stem(pictures))
         for block in self.blocks:
             x = block(x)
-        return F.relu6(self.top(x)).mean(dim=(2, 3))  # [T, 1280]
+        return F.relu6(self.top(x))
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Logits [T, 1000] of prepared pictures [T, 3, 224, 224]."""
-        logits: Tensor = self.classifier(self.features(pictures))
+        """Logits [T, 1000] of prepared pictures [T, 3, H, W], each as a whole."""
+        logits: Tensor = self.classifier(self.feature_map(pictures).mean(dim=(2, 3)))
         return logits
 
 
@@ -111,14 +113,18 @@ def _blocks(inputs: int) -> list[MBConv]:
     return blocks
 
 
-def prepare(pictures: Tensor) -> Tensor:
-    """Pictures [T, H, W, 3] uint8 RGB as the network wants them, [T, 3, 224, 224] float32 in about -1..1.
-
-    The whole picture is squashed to a square, so that nothing at the sides of a wide frame is lost.
-    """
+def prepare(pictures: Tensor, size: tuple[int, int] = (SIDE, SIDE)) -> Tensor:
+    """Pictures [T, H, W, 3] uint8 RGB as the network wants them, [T, 3, *size] float32 in about -1..1."""
     x = pictures.movedim(-1, 1).float()
-    x = F.interpolate(x, (SIDE, SIDE), mode="bicubic", antialias=True, align_corners=False).clamp(0, 255)
-    return (x - 127) / 128
+    x = F.interpolate(x, size, mode="bicubic", antialias=True, align_corners=False)
+    return (x.clamp(0, 255) - 127) / 128
+
+
+def undistorted_size(height: int, width: int) -> tuple[int, int]:
+    """A size that keeps a picture's proportions: the shorter side 224, the longer whole cells, at most twice that."""
+    scale = SIDE / min(height, width)
+    longer = min(LONGEST_SIDE, max(SIDE, STRIDE * round(scale * max(height, width) / STRIDE)))
+    return (SIDE, longer) if width >= height else (longer, SIDE)
 
 
 _PARTS = {"_conv_stem": "stem.0", "_bn0": "stem.1", "_conv_head": "top.0", "_bn1": "top.1", "_fc": "classifier"}

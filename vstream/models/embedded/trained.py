@@ -15,7 +15,7 @@ from safetensors.torch import load
 from torch import nn
 
 WEIGHTS = "lora.safetensors"
-SHA256 = "65b64bb71e39945fc3df324306cbad21510bdeb43b7ceb246ecc4329e59a6527"
+SHA256 = "6008382ca3d9b5893dc9d667c2a329651040a7a8fc69eda2fc6a8e5be0d58837"
 SCALE = 2.0  # of every product, as in training
 
 
