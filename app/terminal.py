@@ -21,7 +21,7 @@ from rich.text import Text
 
 from vstream.app.lines import LineScreen
 from vstream.app.progress import printable
-from vstream.app.view import cut, format_wall
+from vstream.app.view import blocks_text, cut, format_wall
 from vstream.types import format_seconds
 
 if TYPE_CHECKING:
@@ -179,14 +179,13 @@ def _hex(pixel: Any) -> str:
 def closing_facts(status: Status, wall_seconds: float) -> dict[str, str]:
     """What became of the frames, how fast it went, and how much is remembered where."""
     frames, memory = status.frames, status.memory
-    blocks = ", ".join(f"{count} {level}" for level, count in status.blocks.items())
     tiers = {"device": memory.device_bytes, "host": memory.host_bytes, "disk": memory.disk_bytes}
     return {
         "frames": f"{frames.decoded} decoded, {frames.received} taken: {frames.encoded} encoded, "
         f"{frames.skipped} skipped, {frames.dropped} dropped, {frames.queued} queued",
         "time": f"{format_seconds(status.clock_seconds or 0)} of video in {wall_seconds:.1f} s, "
         f"at most {status.max_lag_seconds:.1f} s behind",
-        "memory": f"{blocks} blocks ({status.moved['demoted']} demoted, {status.moved['merged']} merged)",
+        "memory": f"{blocks_text(status.blocks)} ({status.moved['demoted']} demoted, {status.moved['merged']} merged)",
         "bytes": ", ".join(f"{tier} {megabytes(count)}" for tier, count in tiers.items()),
     }
 

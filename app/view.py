@@ -6,7 +6,7 @@ sessions or threads.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -108,8 +108,13 @@ def _pace(look: Look, width: int) -> list[tuple[int, str, str]]:
     ]
 
 
+def blocks_text(blocks: Mapping[str, int]) -> str:
+    """How many blocks lie on each level; empty levels above detail are not worth a word."""
+    return ", ".join(f"{count} {level}" for level, count in blocks.items() if count or level == "detail") + " blocks"
+
+
 def _blocks(look: Look) -> str:
-    return ", ".join(f"{count} {level}" for level, count in look.blocks.items()) + " blocks" if look.blocks else ""
+    return blocks_text(look.blocks) if look.blocks else ""
 
 
 def _tiers(look: Look) -> str:
