@@ -154,7 +154,12 @@ def _run(command: Sequence[str], folder: Path) -> None:
 
 
 def _fetch_debian(folder: Path) -> None:
-    _run(["apt-get", "download", *DEBIAN], folder)
+    download = ["apt-get", "download", *DEBIAN]
+    try:
+        _run(download, folder)
+    except RuntimeError:  # a machine that never asked what there is
+        _run(["apt-get", "update", "-qq"], folder)
+        _run(download, folder)
     for package in sorted(folder.glob("*.deb")):
         _run(["dpkg-deb", "-x", package.name, "."], folder)
         package.unlink()
