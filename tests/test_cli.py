@@ -314,7 +314,7 @@ def test_info_tells_what_a_memory_holds(watched: Path, capsys: pytest.CaptureFix
 
 def test_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "--json"]) == 0
-    assert [record["name"] for record in records(capsys.readouterr().out)] == ["embedded", "random"]
+    assert [record["name"] for record in records(capsys.readouterr().out)] == ["embedded", "tiny", "random"]
     assert main(["models"]) == 0
     assert re.search(r"random +yes", capsys.readouterr().out)
 
