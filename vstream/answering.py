@@ -130,7 +130,7 @@ class Answerer:
         return RunningAnswer(answer, decoding)
 
     def _prefill(
-        self, cache: AnswerCache, prompt: Prompt, view: View, moments: tuple[float, ...]
+        self, cache: AnswerCache, prompt: Prompt, view: View, moments: tuple[float, ...] = ()
     ) -> Generator[None, None, tuple[Recall, Query, Tensor | None]]:
         """The prompt behind [sink | gist | retrieved | window]; gives the recall, its query and the last [n, E]."""
         config, memory, adapter = self._config, self._memory, self._adapter
