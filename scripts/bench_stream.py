@@ -155,10 +155,10 @@ class SyntheticSource(Source):
 
 
 class FeatureAdapter(EmbeddedAdapter):
-    """The embedded model without its eyes: frames are features [5, E] already."""
+    """The embedded model without its eyes: frames are features [7, E] already."""
 
     def encode(self, frames: Sequence[Frame]) -> Tensor:
-        """The features as they are, [T, 5, E]."""
+        """The features as they are, [T, 7, E]."""
         features = torch.stack([torch.from_numpy(frame.image) for frame in frames])
         return features.to(self.device, self.dtype)
 

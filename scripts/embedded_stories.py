@@ -34,13 +34,11 @@ class Shown:
         second: when it was.
         named: what it shows.
         has_line: whether that is written out, because it is not what the frame before showed.
-        moved: whether its place is another than that of the frame before.
     """
 
     second: int
     named: Named
     has_line: bool = True
-    moved: bool = False
 
 
 @dataclass(frozen=True)
@@ -187,8 +185,7 @@ def written(frames: Sequence[Shown]) -> list[Shown]:
     for index in range(1, len(frames)):
         before, frame = frames[index - 1], frames[index]
         same = index % BLOCK_FRAMES and before.named.chain == frame.named.chain and frame.second - before.second <= 1
-        moved = bool(same) and before.named.place != frame.named.place
-        found.append(replace(frame, has_line=not same, moved=moved))
+        found.append(replace(frame, has_line=not same))
     return found
 
 

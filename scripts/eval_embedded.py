@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from embedded_chat import ASKED, say
 from embedded_worlds import frame_of
-from eval_tiny import SCORES, evaluate_tiny, table_of
+from eval_tiny import evaluate_tiny, table_of, write_score
 from natural_questions import Examiner, Query, begins
 from natural_set import CLIPS, NaturalClip, natural_clips
 
@@ -200,7 +200,8 @@ def embedded_scores(given: argparse.Namespace) -> dict[str, Any]:
     if "looks" in given.only:
         scores["looks"] = looks(adapter)
     if given.write:
-        write_score(scores)
+        found = scores["trained"]["all"]
+        write_score("embedded", found["mean"], found, "held-out questions on natural video")
     return headline(scores) | ({"details": scores} if given.json else {})
 
 
@@ -208,14 +209,6 @@ def headline(scores: dict[str, Any]) -> dict[str, Any]:
     """The figures that the last line names first; None for what was not asked for."""
     trained, control = (scores.get(part, {}).get("all", {}) for part in ("trained", "another clip"))
     return {"exact_match": trained.get("mean"), "low": trained.get("low"), "control": control.get("mean")}
-
-
-def write_score(scores: dict[str, Any]) -> None:
-    """Puts the score where `vstream models` reads it."""
-    found, one = json.loads(SCORES.read_text()), scores["trained"]["all"]
-    numbers = {"right": one["mean"], "low": one["low"], "high": one["high"], "questions": one["questions"]}
-    found["embedded"] = {**numbers, "of": "held-out questions on natural video"}
-    SCORES.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def main() -> None:

@@ -165,7 +165,6 @@ def score(marked: Sequence[Marked]) -> dict[str, float]:
 
 def examine(model: str, *, quick: bool, seed: int) -> list[Marked]:
     """Every answer in all three settings."""
-    torch.set_num_threads(1)
     with Engine.load(model) as engine:
         marked = list(in_window(engine, 12 if quick else 80, seed))
         hour = {"seconds": HOUR // 2, "count": 5} if quick else {"seconds": HOUR, "count": 8}
@@ -211,12 +210,15 @@ def cell(part: dict[str, float] | None) -> str:
     return f"{part['exact_match']:.2f} ({part['low']:.2f} to {part['high']:.2f}) of {part['questions']}"
 
 
-def write_scores(found: dict[str, Any]) -> None:
-    """Puts the score where `vstream models` reads it, and the table into the model card."""
+def write_score(model: str, right: float, found: dict[str, Any], of: str) -> None:
+    """Puts a model's score, with its interval and number of questions, where `vstream models` reads it."""
     scores = json.loads(SCORES.read_text())
-    numbers = {"right": found["exact_match"], **{name: found[name] for name in ("low", "high", "questions")}}
-    scores["tiny"] = {**numbers, "of": "questions on the synthetic world, about all of its window"}
+    scores[model] = {"right": right, **{name: found[name] for name in ("low", "high", "questions")}, "of": of}
     SCORES.write_text(json.dumps(scores, indent=1) + "\n")
+
+
+def write_card(found: dict[str, Any]) -> None:
+    """Puts the table into the model card."""
     before, _, rest = CARD.read_text().partition("| question type |")
     CARD.write_text(before + table_of(found) + "\n" + rest.partition("\n\n")[2])
 
@@ -230,13 +232,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=100)
     parser.add_argument("--write", action="store_true", help="write the scores into the package and its card")
     options = parser.parse_args()
+    torch.set_num_threads(1)
     marked = examine(options.model, quick=options.quick, seed=options.seed)
     found = summary(marked)
     print(table_of(found))
     for one in [one for one in marked if not one.right and one.setting != "blind"][: options.wrong]:
         print(f"{one.setting}: {one.question.text} {one.answer!r}, not {one.question.answer!r}")
     if options.write:
-        write_scores(found)
+        write_score("tiny", found["exact_match"], found, "questions on the synthetic world, about all of its window")
+        write_card(found)
     print(json.dumps({"tiny": found}))
 
 

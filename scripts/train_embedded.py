@@ -22,9 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from embedded_questions import Asked, ask, clock
-from embedded_stories import NaturalStories, Shown, Source, Story
+from embedded_questions import Asked, ask
+from embedded_stories import BLOCK_FRAMES, NaturalStories, Source, Story
 from embedded_worlds import WorldStories
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -34,6 +35,7 @@ from training_state import load_state, save_state
 from vstream.models.embedded.adapter import EmbeddedAdapter
 from vstream.models.embedded.fetch import embedded_dir
 from vstream.models.embedded.trained import SCALE
+from vstream.types import Frame
 
 FIRST_LAYER = 8  # `maxsim` compares keys of the layers before this one: retrieval stays what it was
 RANKS = {"q_proj": 16, "k_proj": 16, "v_proj": 16, "o_proj": 16, "down_proj": 8}
@@ -42,6 +44,7 @@ CHECKPOINT_SECONDS, LOG_STEPS = 180, 20
 CHAT_SHARE, CHAT_WEIGHT = 0.5, 0.5  # so many steps also keep a plain chat answer as it was
 NATURAL_SHARE = 0.88  # of the streams; the others are pictures of the synthetic world
 QUESTIONS = 10
+UNSEEN = np.zeros((1, 1, 3), dtype=np.uint8)  # the picture of a frame whose names are known
 STATE, COUNTED = "state", ("step", "tokens", "seconds")
 
 
@@ -154,17 +157,12 @@ class Packer:
 
     def stream(self, story: Story, rng: random.Random) -> Tensor:
         """The system turn, blurred tokens as gists are, and every frame's line, [N, E]."""
-        ids = [self._line(frame) for frame in story.frames]
-        lines = self.adapter.embed(torch.tensor([one for line in ids for one in line]))
+        seen = story.frames
+        frames = [Frame(float(frame.second), UNSEEN) for frame in seen]
+        features = self.adapter.features_of([frame.named for frame in seen])
+        clips = (slice(start, start + BLOCK_FRAMES) for start in range(0, len(frames), BLOCK_FRAMES))
+        lines = torch.cat([self.adapter.layout(frames[clip], features[clip]).embeds for clip in clips])
         return torch.cat([self.adapter.sink().embeds, self._blurred(lines, rng), lines])
-
-    def _line(self, frame: Shown) -> list[int]:
-        place = [self.adapter.word_id(frame.named.place)]
-        if not frame.has_line:
-            return self._ids(str(frame.second % 10)) + (place if frame.moved else [])
-        colour = [self.adapter.word_id(frame.named.colour)] if frame.named.colour else []
-        named = [*self.adapter.name_ids(frame.named), *colour, *place]
-        return [*self._ids(f"[{clock(frame.second)}]"), *named, *self._ids("\n")]
 
     def _blurred(self, lines: Tensor, rng: random.Random) -> Tensor:
         """Now and then up to 16 tokens that are means of others."""

@@ -294,7 +294,7 @@ def class_names() -> list[str]:
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: f"{scene['what']} at {scene['start_seconds']:.0f} s")
 def test_the_classifier_sees_what_the_sample_shows(embedded_model, sample, scene):
     with torch.inference_mode():
-        likely = embedded_model.classify(frames_of(scene, sample))
+        likely = embedded_model.look(frames_of(scene, sample)).likely
         named = embedded_model.describe(frames_of(scene, sample))
     assert torch.allclose(likely.sum(-1), torch.ones(len(likely)), atol=1e-4)
     assert class_names()[likely.mean(0).argmax()] in scene["classes"]
@@ -311,15 +311,15 @@ def test_the_classifier_does_not_see_it_in_scrambled_pixels(embedded_model, samp
     ]
     right = [class_names().index(name) for name in SCENES[0]["classes"]]
     with torch.inference_mode():
-        assert embedded_model.classify(espresso)[:, right].sum(-1).min() > 0.5
-        assert embedded_model.classify(scrambled)[:, right].sum(-1).max() < 0.5
+        assert embedded_model.look(espresso).likely[:, right].sum(-1).min() > 0.5
+        assert embedded_model.look(scrambled).likely[:, right].sum(-1).max() < 0.5
 
 
 def test_batches_do_not_change_what_is_seen(embedded_model, sample):
     frames = sample[:10]
     with torch.inference_mode():
-        alone = torch.cat([embedded_model.classify([frame]) for frame in frames])
-        assert torch.allclose(embedded_model.classify(frames), alone, atol=1e-5)
+        alone = torch.cat([embedded_model.look([frame]).likely for frame in frames])
+        assert torch.allclose(embedded_model.look(frames).likely, alone, atol=1e-5)
 
 
 def test_a_frames_tokens_are_the_words_for_what_it_shows(embedded_model, sample):

@@ -1,6 +1,7 @@
 """The training script: what its loss sees, that it goes on as if never stopped, that its release is what it trained."""
 
 import random
+import re
 import sys
 from pathlib import Path
 
@@ -16,7 +17,6 @@ from vstream.models.embedded.looking import place_word
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 import train_embedded
 from embedded_questions import Asked
-from embedded_stories import BLOCK_FRAMES
 from embedded_worlds import frame_of
 from train_embedded import HalfLinear, Lora, Packer, Run, answer_loss
 
@@ -63,19 +63,18 @@ def test_the_loss_is_on_answers_alone(adapter):
 
 
 @pytest.mark.parametrize("source", [0, 1], ids=["natural", "world"])
-def test_streams_are_as_the_adapter_lays_them_out(adapter, tmp_path, monkeypatch, source):
-    """Training shows the model the tokens that the adapter gives of the same frames, clip by clip."""
+def test_stories_know_which_frames_get_a_line(adapter, tmp_path, monkeypatch, source):
+    """The times that answers give are those that the model can read: where the adapter writes a line."""
     run = new_run(tmp_path, monkeypatch)
     with torch.inference_mode():
         story = run.sources[source][1](random.Random(3), 15)
     monkeypatch.setattr(run.packer, "_blurred", lambda lines, rng: lines[:0])
-    stream = run.packer.stream(story, random.Random(0))
-    frames = [type("At", (), {"pts_seconds": float(frame.second)})() for frame in story.frames]
-    features = adapter.features_of([frame.named for frame in story.frames])
-    clips = range(0, len(frames), BLOCK_FRAMES)
-    laid = [adapter.layout(frames[at : at + BLOCK_FRAMES], features[at : at + BLOCK_FRAMES]).embeds for at in clips]
-    assert torch.equal(stream, torch.cat([adapter.sink().embeds, *laid]))
-    assert any(frame.moved for frame in story.frames)
+    lines = run.packer.stream(story, random.Random(0))[len(adapter.sink()) :]
+    table = adapter.decoder.get_input_embeddings().weight
+    text = adapter.text(torch.cdist(lines, table).argmin(-1).tolist())
+    written = [f"{frame.second // 60}:{frame.second % 60:02}" for frame in story.frames if frame.has_line]
+    assert re.findall(r"\[(\d+:\d\d)\]", text) == written
+    assert len(written) < len(story.frames)
 
 
 def test_things_of_the_world_are_seen_where_they_are(adapter):

@@ -225,7 +225,7 @@ class Remembered(ABC):
                     "answer": answer.text(),
                     "asked_at_seconds": answer.asked_at_seconds,
                 }
-                evidence = [[one.start_seconds, one.end_seconds, one.level] for one in answer.evidence]
+                evidence = [[one.start_seconds, one.end_seconds] for one in answer.evidence]
                 self.dialogue.append({**turn, "evidence": evidence})
         while len(json.dumps(list(self.dialogue))) > MAX_DIALOGUE_BYTES:
             self.dialogue.popleft()

@@ -15,7 +15,7 @@ from typing import Any
 
 CONFIG = "config.json"
 WEIGHTS = "*.safetensors"
-_KEPT = (WEIGHTS, "*.json", "*.jinja", "*.txt", "*.model")  # of a repository; not pickled weights, nor pictures
+_KEPT = (WEIGHTS, "*.json", "*.jinja", "*.txt", "*.model")  # *.model: a sentencepiece vocabulary; nothing pickled
 _TEXTS = (".json", ".jinja", ".txt", ".model")
 _WHOLE_BYTES = 64 << 20
 _SAMPLE_BYTES = 4096

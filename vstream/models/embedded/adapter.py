@@ -24,7 +24,7 @@ from vstream.models.base import Adapter, Question
 from vstream.models.embedded import efficientnet
 from vstream.models.embedded.convert import LANGUAGE, VISION
 from vstream.models.embedded.fetch import embedded_dir
-from vstream.models.embedded.looking import Looks, by_shape, colour_word, look, places_of
+from vstream.models.embedded.looking import Looks, by_shape, colour_word, look_at, places_of
 from vstream.models.embedded.naming import Named, goes_on, load_names, running_means
 from vstream.models.embedded.trained import merge, trained_bytes
 from vstream.models.loading import load_tokenizer, quiet_transformers
@@ -96,20 +96,17 @@ class EmbeddedAdapter(Adapter):
         turns = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n{OPENING}"
         return self._span(self.tokens.marked(turns), TokenKind.MARKER)
 
-    def classify(self, frames: Sequence[Frame]) -> Tensor:
-        """Class probabilities [T, 1000] of T frames."""
-        return self._look(frames).likely
-
-    def _look(self, frames: Sequence[Frame]) -> Looks:
+    def look(self, frames: Sequence[Frame]) -> Looks:
+        """What the classifier sees in T frames."""
         for frame in frames:
             if frame.image.ndim != 3:
                 raise ValueError(f"the embedded model takes pictures, got features {list(frame.image.shape)}")
         pictures = [torch.from_numpy(frame.image).to(self.device) for frame in frames]
-        return Looks.joined([look(self.vision, batch) for batch in by_shape(pictures, FRAMES_AT_ONCE)])
+        return Looks.joined([look_at(self.vision, batch) for batch in by_shape(pictures, FRAMES_AT_ONCE)])
 
     def describe(self, frames: Sequence[Frame]) -> list[Named]:
         """What T frames in a row show: names and colours from all since the last cut, places from each."""
-        looks = self._look(frames)
+        looks = self.look(frames)
         joined = goes_on(looks.features)
         named = self.names.name(running_means(looks.likely, joined))
         colours = [colour_word(shares) for shares in running_means(looks.colours, joined)]

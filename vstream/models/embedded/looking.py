@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vstream.models.embedded.efficientnet import EfficientNetLite0, prepare, undistorted_size
+from vstream.models.embedded.efficientnet import SIDE, EfficientNetLite0, prepare, undistorted_size
 
 WINDOWS = 7, 5  # cells: as large as a picture was in the classifier's training, and a closer look
 SHARP = 6  # the power of a class's map whose peak is where a colour is taken from
@@ -56,10 +56,12 @@ class Looks:
         return Looks(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
 
-def look(vision: EfficientNetLite0, pictures: Tensor) -> Looks:
+def look_at(vision: EfficientNetLite0, pictures: Tensor) -> Looks:
     """What T pictures [T, H, W, 3] uint8 RGB show."""
-    cells = vision.feature_map(prepare(pictures, undistorted_size(*pictures.shape[1:3])))  # [T, 1280, h, w]
-    whole = vision(prepare(pictures)).softmax(-1)
+    size = undistorted_size(*pictures.shape[1:3])
+    cells = vision.feature_map(prepare(pictures, size))  # [T, 1280, h, w]
+    squashed = cells if size == (SIDE, SIDE) else vision.feature_map(prepare(pictures))
+    whole = vision.classifier(squashed.mean((2, 3))).softmax(-1)
     likely = (whole + _surest(vision.classifier(_windows(cells)).softmax(-1))) / 2
     weights = vision.classifier.weight[likely.argmax(-1)]  # [T, 1280]
     there = torch.einsum("tchw,tc->thw", cells, weights).clamp(min=0)
