@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -145,12 +145,21 @@ class Pyramid:
 
     def _replace(self, step: _Step, metas: list[BlockMeta], level: Level) -> None:
         """Puts one condensed block in the place of some."""
-        merged = level.take([step.block(meta.id) for meta in metas], self.take_id())
+        blocks = [step.block(meta.id) for meta in metas]
+        merged = self._described(level.take(blocks, self.take_id()), blocks)
         for meta in metas:
             self._withdraw(step, meta)
             step.remove(meta.id)
         step.add(merged)
         self._offer(step, merged.meta)
+
+    def _described(self, merged: Block, parents: Sequence[Block]) -> Block:
+        """A condensed block with what the retrieval policy keeps of it."""
+        wanted = self.store.shape.extra
+        if wanted is None:
+            return merged
+        kv = merged.kv[: wanted.size[0]]
+        return replace(merged, extra=wanted.describe(kv, merged.meta.kinds, parents=parents))
 
 
 class _Step:
@@ -188,7 +197,8 @@ class _Step:
             return self.added[block_id]
         store = self._store
         kv, picture = store.gather([block_id]), store.picture(block_id)
-        return Block(store.meta(block_id), kv, self._representative(block_id), picture)
+        extra = store.extras.rows([block_id])[:, :, 0] if store.extras is not None else None
+        return Block(store.meta(block_id), kv, self._representative(block_id), picture, extra)
 
     def representatives(self, ids: Sequence[int]) -> Tensor:
         """Those of some blocks, [L, K, B, D] float16."""

@@ -12,7 +12,8 @@ from test_condense import random_block
 from vstream.memory.columns import rows_of
 from vstream.memory.condense import condense
 from vstream.memory.pyramid import GIST
-from vstream.memory.retriever import RETRIEVERS, Query, Retriever, make_retriever, mean_key
+from vstream.memory.policies import RETRIEVERS, make_retriever
+from vstream.memory.retriever import Candidates, Query, Retriever, mean_key
 
 LAYERS, HEADS, DIM = 2, 2, 32
 NO_MEAN = torch.zeros(LAYERS, HEADS, 1, DIM)

@@ -16,8 +16,8 @@ from vstream.answer import Answer, Evidence
 from vstream.config import DecodeOptions
 from vstream.engine import Engine
 from vstream.memory.block import Tier
+from vstream.memory.policies import RETRIEVERS
 from vstream.memory.pyramid import DIGEST, GIST, SINK
-from vstream.memory.retriever import RETRIEVERS
 from vstream.models.random import RandomLlama
 from vstream.session import NOTHING_SEEN, Session
 from vstream.sources import PushSource

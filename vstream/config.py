@@ -47,7 +47,8 @@ class Config:
         window_tokens: the most recent tokens, kept hot and always seen by answers.
         retrieve_tokens: tokens of detail brought back for a question.
         gist_tokens: tokens of the condensed past shown to a question.
-        policy: how blocks are scored, see `vstream.memory.retriever`.
+        policy: how blocks are scored, see `vstream.memory.policies`.
+        retrieve_neighbours: so many blocks before and after a chosen one are brought back with it, within the budget.
         selection: one choice of blocks for all layers, or each layer's own.
         positions: blocks placed right before the window, or where they were when encoded (of use only while the stream
             is shorter than the model's trained length).
@@ -72,6 +73,7 @@ class Config:
     retrieve_tokens: int = 256
     gist_tokens: int = 64
     policy: str = "maxsim"
+    retrieve_neighbours: int = 0
     selection: Literal["shared", "per-layer"] = "shared"
     positions: Literal["contiguous", "original"] = "contiguous"
     device_bytes: int = 64 * MIB
@@ -119,7 +121,15 @@ _POSITIVE = (
     "max_question_tokens",
     "max_answer_tokens",
 )
-_NOT_NEGATIVE = ("retrieve_tokens", "gist_tokens", "answer_bytes", "device_bytes", "host_bytes", "disk_bytes")
+_NOT_NEGATIVE = (
+    "retrieve_tokens",
+    "retrieve_neighbours",
+    "gist_tokens",
+    "answer_bytes",
+    "device_bytes",
+    "host_bytes",
+    "disk_bytes",
+)
 _CHOICES = {
     "selection": ("shared", "per-layer"),
     "positions": ("contiguous", "original"),

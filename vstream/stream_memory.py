@@ -99,7 +99,7 @@ class StreamMemory(Remembered):
             self.cache.rebase(self.store.gather(self._hot_ids()))
         kv, start = self.cache.prefill(span)  # [L, 2, K, N, D], keys un-rotated
         frame = typical_frame(clip, features)
-        block = make_block(self.pyramid.take_id(), span, kv, start, clip, frame)
+        block = make_block(self.pyramid.take_id(), span, kv, start, clip, frame, self._shape.extra)
         before = self.last_seconds, self.counters
         self.last_seconds, self.counters = clip.end_seconds, counters
         try:
@@ -121,7 +121,7 @@ class StreamMemory(Remembered):
     def _begin(self, sink: TokenSpan) -> None:
         """A new memory holds its sink from the start."""
         kv, start = self.cache.prefill(sink)
-        self._commit(make_block(self.pyramid.take_id(), sink, kv, start, None, None))
+        self._commit(make_block(self.pyramid.take_id(), sink, kv, start, None, None, self._shape.extra))
 
     def _state(self) -> bytes:
         """All that a resumed stream needs besides its blocks."""
