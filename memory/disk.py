@@ -187,9 +187,8 @@ class DiskTier:
         """
         import lmdb
 
-        records = {(Part.STATE, 0): bytes(state)} | {
-            key: body for block in add for key, body in _records(block, policy)
-        }
+        records: dict[tuple[Part, int], bytes | memoryview] = {(Part.STATE, 0): bytes(state)}
+        records |= {key: body for block in add for key, body in _records(block, policy)}
         try:
             self._write_reusing(records, remove)
         except lmdb.MapFullError as error:

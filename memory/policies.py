@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -90,7 +91,7 @@ class Prototypes(MaxSim):
         keys = seen_keys(kv, kinds).float()
         tokens = keys.shape[2]
         starts = [tokens * run // self.COUNT for run in range(self.COUNT + 1)]
-        runs = [keys[:, :, a : max(b, a + 1)].mean(dim=2) for a, b in zip(starts, starts[1:], strict=False)]
+        runs = [keys[:, :, a : max(b, a + 1)].mean(dim=2) for a, b in pairwise(starts)]
         return torch.cat(runs, dim=1).half()
 
     def score(self, query: Query, blocks: Candidates) -> Tensor:
@@ -160,13 +161,14 @@ class Embedding(Retriever):
     def score(self, query: Query, blocks: Candidates) -> Tensor:
         """See `Retriever.score`."""
         assert blocks.extra is not None, f"{self.name!r} needs what it keeps of each block"
+        assert blocks.extra_mean is not None, f"{self.name!r} needs the mean of what it keeps"
         assert query.embeds is not None, f"{self.name!r} needs the words' embeddings"
         seen = normalize(blocks.extra[0, 0].float() - blocks.extra_mean[0, 0], dim=-1)
         return inner_products(normalize(query.embeds, dim=-1), seen).amax(dim=0)
 
 
 class Hierarchical(MaxSim):
-    """Coarse to fine: stretches of about sqrt(B) neighbouring blocks by their mean key, then the blocks inside the best.
+    """Coarse to fine: stretches of about sqrt(B) neighbours by their mean key, then the blocks inside the best.
 
     The best stretches are opened until they hold `OPENED` times the budget; the blocks of the others follow by their
     stretch's score. LServe (arXiv 2502.14866) selects pages by such a hierarchy.
@@ -279,9 +281,9 @@ def extra_of(block: Block) -> Tensor:
 
 def stretch_keys(blocks: Candidates, parts: Sequence[np.ndarray]) -> Tensor:
     """Mean keys [L, K, S, D] of stretches of neighbours, by the frames they stand for."""
-    lengths, weights = [len(part) for part in parts], torch.from_numpy(blocks.rows["weight"].copy())
-    both = zip(blocks.keys.split(lengths, dim=2), weights.split(lengths), strict=True)
-    return torch.cat([mean_key(keys, weight) for keys, weight in both], dim=2)
+    weights = torch.from_numpy(blocks.rows["weight"].copy())
+    stretches = [slice(int(part[0]), int(part[-1]) + 1) for part in parts]
+    return torch.cat([mean_key(blocks.keys[:, :, one], weights[one]) for one in stretches], dim=2)
 
 
 def evenly(starts: np.ndarray, count: int) -> np.ndarray:

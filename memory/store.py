@@ -347,7 +347,7 @@ class BlockStore:
         return max(0, (0 if stored.extra is None else stored.extra.tensor.nbytes) - self.shape.extra_bytes)
 
     def _extra_of(self, stored: StoredBlock) -> Tensor | None:
-        """What the retrieval policy keeps of a stored block: as stored or, where another policy stored it, made anew."""
+        """What the retrieval policy keeps of a stored block: as stored or, if it was not, made of its kv."""
         wanted, found = self.shape.extra, stored.extra
         if wanted is None:
             return None

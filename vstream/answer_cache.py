@@ -71,7 +71,7 @@ class AnswerCache(SpanCache):
             layer.end = self._prompt_start
 
     def of_prompt(self, tokens: Tensor, prompt_tokens: int, positions: Tensor) -> Tensor:
-        """Keys, un-rotated, and values [L, 2, K, n, D] of some tokens [n] of the prompt, which is at positions [A, N]."""
+        """Keys, un-rotated, and values [L, 2, K, n, D] of tokens [n] of the prompt, which is at positions [A, N]."""
         rows = tokens + self.spans[0].end - prompt_tokens
         kv = torch.stack([torch.cat([span.keys[:, :, rows], span.values[:, :, rows]]) for span in self.spans])
         return unplace(self.adapter, kv, positions[:, tokens])
