@@ -48,7 +48,7 @@ class Options:
     ] = None
     retrieve: Annotated[int | None, _option("Tokens of past detail brought back for a question.")] = None
     window: Annotated[int | None, _option("Most recent tokens, always seen by answers.")] = None
-    policy: Annotated[str | None, _option("How the past is searched: maxsim, centred or rekv.")] = None
+    policy: Annotated[str | None, _option("How the past is searched: maxsim, prototypes, embedding ...")] = None
     selection: Annotated[str | None, _option("One choice for all layers, or each its own: shared or per-layer.")] = None
     clip_frames: Annotated[int | None, _option("Frames encoded together.")] = None
     reader: Annotated[str, _option("What reads files: av or decord.")] = "av"

@@ -37,7 +37,15 @@ COUNTS = [
     "max_question_tokens",
     "max_answer_tokens",
 ]
-BUDGETS = ["retrieve_tokens", "gist_tokens", "answer_bytes", "device_bytes", "host_bytes", "disk_bytes"]
+BUDGETS = [
+    "retrieve_tokens",
+    "retrieve_neighbours",
+    "gist_tokens",
+    "answer_bytes",
+    "device_bytes",
+    "host_bytes",
+    "disk_bytes",
+]
 
 
 @pytest.mark.parametrize("name", COUNTS)
