@@ -137,6 +137,7 @@ class Embedding(Retriever):
 
     name = "embedding"
     one_by_one = False
+    reads_extra_mean = True
     per_layer = False
 
     def num_layers_read(self, num_layers: int) -> int:

@@ -19,8 +19,8 @@ from torch import Tensor
 from vstream.memory.block import Block, BlockShape, Extra
 from vstream.memory.columns import Rows
 
-PIECE = 256
-"""Blocks looked at together: few enough that float32 copies of their keys stay in a CPU's cache (5 times faster)."""
+PIECE_ELEMENTS = 1 << 19
+"""Numbers looked at together: few enough that a float32 copy stays in a CPU's cache (5 times faster)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class Candidates:
         keys: [L, K, B, D] float16, mean un-rotated keys of the layers that choose.
         mean: [L, K, 1, D] float32, mean key of all that the question can see.
         extra: [A, H, B, D] float16, what the policy keeps beside them (`Retriever.describe`); None for nothing.
-        extra_mean: [A, H, 1, D] float32, of all that the question can see.
+        extra_mean: [A, H, 1, D] float32, of all that the question can see, for a policy that reads it.
         budget_tokens: at most so many of their tokens are chosen.
     """
 
@@ -69,9 +69,10 @@ class Candidates:
         return replace(self, keys=self.keys[layers], mean=self.mean[layers], extra=extra, extra_mean=extra_mean)
 
     def pieces(self) -> Iterator[Candidates]:
-        """The same blocks, `PIECE` at a time."""
-        for start in range(0, len(self), PIECE):
-            part = slice(start, start + PIECE)
+        """The same blocks, some at a time."""
+        step = piece_blocks(self.keys if self.extra is None else self.extra)
+        for start in range(0, len(self), step):
+            part = slice(start, start + step)
             extra = None if self.extra is None else self.extra[:, :, part]
             yield replace(self, rows=self.rows[part], keys=self.keys[:, :, part], extra=extra)
 
@@ -108,6 +109,8 @@ class Retriever(ABC):
     name: ClassVar[str]
     per_layer: ClassVar[bool] = True
     """Whether every layer may have an opinion of its own."""
+    reads_extra_mean: ClassVar[bool] = False
+    """Whether `score` reads the mean of what the policy keeps."""
     one_by_one: ClassVar[bool] = True
     """Whether a block's score does not depend on the other candidates: then they are scored piece by piece."""
 
@@ -158,6 +161,12 @@ class Retriever(ABC):
         return Selection(tuple(rows["id"][chosen].tolist()), scores)
 
 
+def piece_blocks(table: Tensor) -> int:
+    """How many blocks of a table [L, K, B, D] are looked at together."""
+    layers, heads, _, dim = table.shape
+    return max(16, PIECE_ELEMENTS // (layers * heads * dim))
+
+
 def mean_key(representatives: Tensor, weights: Tensor) -> Tensor:
     """Mean over blocks, by the frames they stand for: merging blocks does not move it.
 
@@ -169,7 +178,8 @@ def mean_key(representatives: Tensor, weights: Tensor) -> Tensor:
         [L, K, 1, D] float32; zero for no blocks.
     """
     share = (weights.float() / weights.float().sum().clamp_min(1e-9)).to(representatives.device)
-    pieces = zip(torch.split(representatives, PIECE, dim=2), torch.split(share, PIECE), strict=True)
+    step = piece_blocks(representatives)
+    pieces = zip(torch.split(representatives, step, dim=2), torch.split(share, step), strict=True)
     means = [torch.einsum("lkbd,b->lkd", keys.float(), part) for keys, part in pieces]
     return torch.stack(means).sum(dim=0)[:, :, None]
 

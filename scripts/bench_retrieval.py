@@ -79,7 +79,7 @@ class Shelf:
         ids, weights = self._rows["id"].tolist(), torch.from_numpy(self._rows["weight"].copy())
         keys = self._keys.rows(ids, self._layers)
         extra = None if self._extras is None else self._extras.rows(ids)
-        extra_mean = None if extra is None else mean_key(extra, weights)
+        extra_mean = mean_key(extra, weights) if extra is not None and self.retriever.reads_extra_mean else None
         blocks = Candidates(self._rows, keys, mean_key(keys, weights), extra, extra_mean, budget_tokens)
         asked = replace(query, mean=query.mean[self._layers], word_keys=query.word_keys[self._layers])
         return self.retriever.select(asked, blocks).ids

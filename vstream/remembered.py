@@ -191,7 +191,7 @@ class Remembered(ABC):
             if extra is not None and extras is not None:
                 extras[:, :, place] = described(extra, kv, meta.kinds)
         sink_key = self.store.representatives.rows([SINK_ID], self._choosing).float()
-        return View(snapshot, candidates, representatives, sink_key, shortened, extras)
+        return View(snapshot, candidates, representatives, sink_key, shortened, extras, self.retriever.reads_extra_mean)
 
     @property
     def _choosing(self) -> slice:

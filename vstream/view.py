@@ -31,6 +31,7 @@ class View:
         sink_key: [L, K, 1, D] float32, the mean key of the system prompt.
         shortened: by id, blocks of which only the beginning may be seen.
         extras: [A, H, B + W, D] float16, what the policy keeps beside the representatives; None for nothing.
+        extras_have_mean: whether the policy reads their mean.
     """
 
     snapshot: Snapshot
@@ -39,6 +40,7 @@ class View:
     sink_key: Tensor
     shortened: Mapping[int, BlockMeta]
     extras: Tensor | None = None
+    extras_have_mean: bool = False
 
     @cached_property
     def window(self) -> Rows:
@@ -57,8 +59,10 @@ class View:
 
     @cached_property
     def mean_extra(self) -> Tensor | None:
-        """[A, H, 1, D], of all that can be seen, as the mean key."""
-        return None if self.extras is None else mean_key(self.extras, torch.from_numpy(self._both("weight")))
+        """[A, H, 1, D], of all that can be seen, as the mean key; None where the policy does not read it."""
+        if self.extras is None or not self.extras_have_mean:
+            return None
+        return mean_key(self.extras, torch.from_numpy(self._both("weight")))
 
     def on_levels(self, levels: Sequence[int], budget_tokens: int) -> Candidates:
         """The candidates of some levels, to choose so many tokens of."""
