@@ -504,3 +504,23 @@ def test_neighbours_are_brought_along() -> None:
     assert best == same
     assert together == [best - 1, best, best + 1]
     assert alone != together
+
+
+@pytest.mark.parametrize("policy", ["quest", "prototypes"])
+def test_a_reader_may_ask_by_another_policy_than_the_writers(policy: str, tmp_path: Path) -> None:
+    """What it needs is made of each commit's keys as it comes."""
+    frames = feature_frames(40)
+    pump_all(first := persistent(tmp_path / "memory", frames[:20]))
+    first.close()
+    reader = Session(RandomLlama(), None, small_config(policy=policy), folder=tmp_path / "memory")
+    assert reader.memory.last_seconds == 19.0
+    pump_all(second := persistent(tmp_path / "memory", frames))
+    answer = told(asked(reader))
+    assert reader.memory.last_seconds == 39.0
+    extra = reader.memory.store.shape.extra
+    assert extra is not None
+    for meta, kv, kept in stored(reader).values():
+        assert torch.equal(kept, extra.describe(kv[: extra.size[0]], meta.kinds))
+    second.close()
+    assert answer == told(asked(watched(RandomLlama(), frames, policy=policy)))
+    reader.close()
