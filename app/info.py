@@ -131,7 +131,7 @@ def memory_spans(folder: Path) -> list[Span]:
         ValueError: if it holds no memory, or half of one.
     """
     from vstream.memory.disk import DiskTier
-    from vstream.memory.pyramid import LEVEL_NAMES, SINK
+    from vstream.memory.levels import LEVEL_NAMES, SINK
 
     with DiskTier.open_readonly(folder) as disk, disk.snapshot():
         metas = [stored.meta for stored in disk.blocks()]
@@ -146,7 +146,7 @@ def memory_spans(folder: Path) -> list[Span]:
 
 def _levels(metas: list[BlockMeta]) -> list[dict[str, Any]]:
     """Blocks, tokens, frames and time range of every level."""
-    from vstream.memory.pyramid import LEVEL_NAMES, SINK
+    from vstream.memory.levels import LEVEL_NAMES, SINK
 
     by_level: dict[int, list[BlockMeta]] = defaultdict(list)
     for meta in metas:

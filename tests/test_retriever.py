@@ -11,7 +11,7 @@ from test_condense import random_block
 
 from vstream.memory.columns import rows_of
 from vstream.memory.condense import condense
-from vstream.memory.pyramid import GIST
+from vstream.memory.levels import GIST
 from vstream.memory.retriever import RETRIEVERS, Query, Retriever, make_retriever, mean_key
 
 LAYERS, HEADS, DIM = 2, 2, 32

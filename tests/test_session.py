@@ -16,7 +16,7 @@ from vstream.answer import Answer, Evidence
 from vstream.config import DecodeOptions
 from vstream.engine import Engine
 from vstream.memory.block import Tier
-from vstream.memory.pyramid import DIGEST, GIST, SINK
+from vstream.memory.levels import DETAIL, DIGEST, GIST, SINK
 from vstream.memory.retriever import RETRIEVERS
 from vstream.models.random import RandomLlama
 from vstream.session import NOTHING_SEEN, Session
@@ -254,6 +254,53 @@ def test_condensed_blocks_reach_an_answer_too() -> None:
     frames = feature_frames(200)
     settings = {"host_bytes": MIB, "gist_share": 0.3, "retrieve_tokens": 0, "gist_tokens": 1024}
     assert not torch.equal(hidden_of_question(frames, **settings), hidden_of_question(altered(frames, 4), **settings))
+
+
+def test_without_tokens_of_their_own_gists_compete_with_detail() -> None:
+    settings = {"host_bytes": MIB, "gist_share": 0.3, "retrieve_tokens": 1024}
+    levels = {}
+    for gist_tokens in (0, 64):
+        session = watched(RandomLlama(), feature_frames(400), gist_tokens=gist_tokens, **settings)
+        answer = asked(session)
+        store = session.memory.store
+        spans = {(meta.start_seconds, meta.end_seconds): meta.level for meta in store.metas()}
+        levels[gist_tokens] = [spans[span] for span in answer.recalled]
+        assert set(levels[gist_tokens]) >= {DETAIL, GIST}
+    assert levels[0].count(GIST) != levels[64].count(GIST)
+
+
+def test_an_answer_without_the_window_sees_the_present_through_memory_alone() -> None:
+    frames = feature_frames(120)
+    seen = {}
+    for answer_window in (True, False):
+        session = watched(RandomLlama(), frames, answer_window=answer_window, retrieve_tokens=0, gist_tokens=0)
+        seen[answer_window] = {one.level for one in asked(session).evidence}
+        everything = watched(RandomLlama(), frames, answer_window=answer_window, retrieve_tokens=1024, gist_tokens=0)
+        newest = max(end for _, end in asked(everything).recalled)
+        assert (newest == 119.0) == (not answer_window)
+    assert seen == {True: {"window"}, False: set()}
+
+
+@pytest.mark.parametrize("consolidation", ["recent", "uniform", "carrier", "pmb", "star", "infinipot"])
+def test_every_consolidation_serves_a_stream(tmp_path: Path, consolidation: str) -> None:
+    """Within its budget, the same whether it ran on or was resumed, and with counted losses."""
+    settings = {"consolidation": consolidation, "disk_bytes": 2 * MIB, "host_bytes": MIB}
+    frames = feature_frames(240)
+    whole = Session(RandomLlama(), ListSource(frames), small_config(**settings), folder=tmp_path / "whole")
+    pump_all(whole)
+    first = Session(RandomLlama(), ListSource(frames), small_config(**settings), folder=tmp_path / "parts")
+    assert first.ingest
+    for _ in range(70):
+        first.ingest.pump(2)
+        first.step()
+    first.close()
+    resumed = Session(RandomLlama(), ListSource(frames), small_config(**settings), folder=tmp_path / "parts")
+    pump_all(resumed)
+    assert_same_memory(whole, resumed)
+    assert whole.status().moved == resumed.status().moved
+    assert (whole.status().moved["dropped"] > 0) == (consolidation != "star")
+    assert sum(whole.status().moved.values()) > 20
+    assert told(asked(whole)) == told(asked(resumed))
 
 
 def test_a_named_moment_is_brought_back() -> None:

@@ -66,6 +66,7 @@ class Answer:
         asked_at_seconds: stream time of the question; no later frame is seen. None until it is known (the end).
         snapshot_seconds: time of the newest frame it saw, None for none.
         evidence: best first; known when the first text is.
+        recalled: (start, end) seconds of every block that memory brought back, in no order; known with the evidence.
         finish_reason: None while it goes on.
         place: n while it is the n-th of the questions whose time has come and that wait for room, else 0.
         memory, frames: as they were when it was asked.
@@ -77,6 +78,7 @@ class Answer:
         self.asked_at_seconds = asked_at_seconds
         self.snapshot_seconds: float | None = None
         self.evidence: tuple[Evidence, ...] = ()
+        self.recalled: tuple[tuple[float, float], ...] = ()
         self.finish_reason: FinishReason | None = None
         self.memory: MemoryReport | None = None
         self.frames: Counters | None = None

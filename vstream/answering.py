@@ -18,7 +18,7 @@ from vstream.answer_cache import AnswerCache, LayerRecall, QueryProbe, Seen, hoo
 from vstream.batch import RunningAnswer
 from vstream.decoder import Decoding
 from vstream.memory.block import TokenKind
-from vstream.memory.pyramid import LEVEL_NAMES
+from vstream.memory.levels import LEVEL_NAMES
 from vstream.picture import jpeg_of
 from vstream.recall import Recall
 from vstream.types import moments_in
@@ -125,6 +125,7 @@ class Answerer:
             )
             evidence.append(self._open_evidence(frames, score))
         answer.evidence = tuple(sorted(evidence, key=lambda e: (-e.score, e.start_seconds))[:MAX_EVIDENCE])
+        answer.recalled = tuple((meta.start_seconds, meta.end_seconds) for meta in recall.chosen.values())
         answer.snapshot_seconds = frames[-1].pts_seconds if frames else view.end_seconds
         decoding = Decoding(self._adapter, cache, self._adapter.head(hidden[-1]), prompt.cursor, options)
         return RunningAnswer(answer, decoding)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vstream.memory.block import Block, BlockMeta, TokenKind
-from vstream.memory.pyramid import DETAIL, SINK
+from vstream.memory.levels import DETAIL, SINK
 from vstream.picture import jpeg_of
 
 if TYPE_CHECKING:

@@ -45,14 +45,16 @@ class Config:
         fps: frames sampled per second of stream, None for every frame.
         clip_frames: frames encoded together; one clip becomes one block.
         window_tokens: the most recent tokens, kept hot and always seen by answers.
-        retrieve_tokens: tokens of detail brought back for a question.
-        gist_tokens: tokens of the condensed past shown to a question.
+        retrieve_tokens: tokens of the past brought back for a question.
+        gist_tokens: tokens of the condensed past shown to a question; with 0, it competes with detail.
         policy: how blocks are scored, see `vstream.memory.retriever`.
         selection: one choice of blocks for all layers, or each layer's own.
         positions: blocks placed right before the window, or where they were when encoded (of use only while the stream
             is shorter than the model's trained length).
         device_bytes, host_bytes, disk_bytes: budgets of the blocks kept on each tier. The hot window is bounded by
             `window_tokens`, and running answers by `answer_bytes`; reports of device bytes include both.
+        answer_window: whether answers see the recent window. Without it they see sink and memory alone, as ReKV's do.
+        consolidation: how memory fades, see `vstream.memory.levels`.
         decode_steps: tokens of every running answer before a waiting clip is served.
         answer_bytes: budget of running answers' own keys and values; more questions than fit wait.
         digest_share: part of the memory kept for the middle level, where a block keeps a quarter of its vision tokens;
@@ -78,6 +80,8 @@ class Config:
     host_bytes: int = 512 * MIB
     disk_bytes: int = 0
     answer_bytes: int = 1024 * MIB
+    answer_window: bool = True
+    consolidation: str = "pyramid"
     digest_share: float = 0.0
     gist_share: float = 0.125
     gist_vision_tokens: int = 4

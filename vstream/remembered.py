@@ -21,7 +21,7 @@ from vstream.cache import Placed, Snapshot, StreamCache, consecutive_starts, pla
 from vstream.clip_block import representative_of
 from vstream.memory.block import BlockMeta, BlockShape, prefix_until
 from vstream.memory.columns import Rows, rows_of
-from vstream.memory.pyramid import DETAIL, LEVEL_NAMES, SINK
+from vstream.memory.levels import DETAIL, LEVEL_NAMES, SINK
 from vstream.memory.retriever import make_retriever
 from vstream.sampling import Counters
 from vstream.types import Frame, Gap, TokenSpan, format_seconds
@@ -100,6 +100,8 @@ class Remembered(ABC):
         if not present:
             return self._past_view(until_seconds)
         rows = self._rows_until(until_seconds)
+        if not self._config.answer_window:
+            return self._view(self._rebuilt([]), rows, {})
         behind = ~np.isin(rows["id"], self._hot_ids())
         return self._view(self.cache.snapshot(), rows[behind], {})
 
@@ -162,7 +164,7 @@ class Remembered(ABC):
         rows = self._rows_until(until_seconds)
         crossing = rows["id"][rows["end_seconds"] > until_seconds].tolist()
         shortened = {block_id: self._until(self.store.meta(block_id), until_seconds) for block_id in crossing}
-        room, window = self._config.window_tokens, list[BlockMeta]()
+        room, window = self._config.window_tokens * self._config.answer_window, list[BlockMeta]()
         for block_id in reversed(rows["id"].tolist()):
             meta = shortened.get(block_id) or self.store.meta(block_id)
             if meta.level != DETAIL or meta.num_tokens > room:
