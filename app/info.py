@@ -96,6 +96,7 @@ def memory_info(folder: Path) -> dict[str, Any]:
             "file_bytes": disk.file_bytes,
             "last_seconds": state.get("last_seconds"),
             "frames": state.get("counters"),
+            "vision_tokens": state.get("vision_tokens"),
             "num_gaps": state.get("num_gaps", 0),
             "gaps": state.get("gaps", []),
             "levels": _levels(metas),

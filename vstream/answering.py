@@ -105,7 +105,7 @@ class Answerer:
             view: what the question can see of the stream.
             frames: received but not yet encoded, seen by this answer alone.
         """
-        open_span = self._memory.layout(frames, self._adapter.encode(frames)) if frames else None
+        open_span = self._memory.look(frames).span if frames else None
         prompt = make_prompt(view.snapshot.cursor, open_span, question)
         cache = AnswerCache(
             self._adapter,

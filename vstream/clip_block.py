@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vstream.memory.block import Block, BlockMeta, TokenKind
@@ -14,10 +15,10 @@ if TYPE_CHECKING:
     from vstream.types import Clip, Frame, TokenSpan
 
 
-def typical_frame(clip: Clip, features: Tensor) -> Frame:
-    """The frame whose features [T, P, E] are nearest to the clip's mean: the one to show as evidence."""
+def typical_frame(frames: Sequence[Frame], features: Tensor) -> Frame:
+    """The frame whose features, of [T, P, E], are nearest to the mean: the one to show as evidence."""
     flat = features.float().flatten(1)
-    return clip.frames[int((flat - flat.mean(dim=0)).square().sum(dim=1).argmin())]
+    return frames[int((flat - flat.mean(dim=0)).square().sum(dim=1).argmin())]
 
 
 def representative_of(kv: Tensor, kinds: Tensor) -> Tensor:

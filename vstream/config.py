@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -64,6 +65,12 @@ class Config:
         max_queue_frames: frames that may wait to be encoded.
         queue_policy: what happens when they are more: the reader waits, or the oldest are dropped.
         realtime: files are paced by their own clock.
+        skip_duplicates: a frame in which no part changed by more than this, of 255, since the last one encoded of its
+            clip is not encoded; None encodes all.
+        drop_similarity: a vision token whose features have a cosine above this to the same patch of its clip, when that
+            last was new, is left out; None leaves none out.
+        scene_cut: a clip ends where the picture changes on average by so much more, of 255, than it has changed since
+            the clip began; None looks for no cuts.
         max_question_tokens: longer questions are refused.
         max_answer_tokens: the most an answer may ask for.
     """
@@ -88,6 +95,9 @@ class Config:
     max_queue_frames: int = 64
     queue_policy: Literal["block", "drop-oldest"] = "block"
     realtime: bool = False
+    skip_duplicates: float | None = None
+    drop_similarity: float | None = None
+    scene_cut: float | None = None
     decode_steps: int = 8
     max_question_tokens: int = 512
     max_answer_tokens: int = 256
@@ -111,6 +121,9 @@ class Config:
             self.max_queue_frames,
             f"at least clip_frames ({self.clip_frames})",
         )
+        for name, (is_allowed, what) in _OPTIONAL.items():
+            value = getattr(self, name)
+            _check(value is None or is_allowed(value), name, value, f"{what}, or None")
         for name, allowed in _CHOICES.items():
             _check(getattr(self, name) in allowed, name, getattr(self, name), f"one of {', '.join(allowed)}")
 
@@ -124,6 +137,11 @@ _POSITIVE = (
     "max_answer_tokens",
 )
 _NOT_NEGATIVE = ("retrieve_tokens", "gist_tokens", "answer_bytes", "device_bytes", "host_bytes", "disk_bytes")
+_OPTIONAL: dict[str, tuple[Callable[[float], bool], str]] = {
+    "skip_duplicates": (lambda value: 0 <= value < 255, "a number >= 0 and < 255"),
+    "drop_similarity": (lambda value: -1 <= value < 1, "a number >= -1 and < 1"),
+    "scene_cut": (lambda value: 0 < value < 255, "a number > 0 and < 255"),
+}
 _CHOICES = {
     "selection": ("shared", "per-layer"),
     "positions": ("contiguous", "original"),

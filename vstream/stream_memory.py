@@ -22,12 +22,11 @@ from vstream.remembered import Remembered
 from vstream.types import Clip, Gap, TokenSpan
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from vstream.answer import Answer
     from vstream.config import Config
     from vstream.memory.block import Block
     from vstream.models.base import Adapter
+    from vstream.reduction import Looked
     from vstream.sampling import Counters
 
 KEPT_GAPS = 100
@@ -87,26 +86,25 @@ class StreamMemory(Remembered):
         self.gaps = (*self._earlier_gaps, *past)[-KEPT_GAPS:]
         self.num_gaps = self._num_earlier_gaps + num_gaps - later
 
-    def watch(self, clip: Clip, features: Tensor, span: TokenSpan, counters: Counters) -> None:
+    def watch(self, clip: Clip, looked: Looked, counters: Counters) -> None:
         """Prefills a clip behind the window, and keeps it. When this returns, it is committed.
 
         Args:
             clip: the frames.
-            features: [T, P, E].
-            span: its tokens.
+            looked: its tokens.
             counters: what will have become of the frames then.
         """
-        if self.cache.must_rebase(span):
+        if self.cache.must_rebase(looked.span):
             self.cache.rebase(self.store.gather(self._hot_ids()))
-        kv, start = self.cache.prefill(span)  # [L, 2, K, N, D], keys un-rotated
-        frame = typical_frame(clip, features)
-        block = make_block(self.pyramid.take_id(), span, kv, start, clip, frame)
-        before = self.last_seconds, self.counters
-        self.last_seconds, self.counters = clip.end_seconds, counters
+        kv, start = self.cache.prefill(looked.span)  # [L, 2, K, N, D], keys un-rotated
+        frame = typical_frame(looked.frames, looked.features)
+        block = make_block(self.pyramid.take_id(), looked.span, kv, start, clip, frame)
+        before = self.last_seconds, self.counters, self.vision
+        self.last_seconds, self.counters, self.vision = clip.end_seconds, counters, self.vision + looked.vision
         try:
             self._commit(block)
         except BaseException:
-            self.last_seconds, self.counters = before
+            self.last_seconds, self.counters, self.vision = before
             raise
 
     def add_turns(self, answers: Sequence[Answer]) -> None:
@@ -134,6 +132,7 @@ class StreamMemory(Remembered):
             "dialogue": list(self.dialogue),
             "last_seconds": self.last_seconds,
             "counters": asdict(self.counters),
+            "vision_tokens": asdict(self.vision),
             "gaps": [gap.to_plain() for gap in self.gaps],
             "num_gaps": self.num_gaps,
             "rebases": self.cache.num_rebases,
