@@ -136,6 +136,7 @@ class Embedding(Retriever):
     """
 
     name = "embedding"
+    one_by_one = False
     per_layer = False
 
     def num_layers_read(self, num_layers: int) -> int:
@@ -175,6 +176,7 @@ class Hierarchical(MaxSim):
     """
 
     name = "hierarchical"
+    one_by_one = False
     OPENED = 4
 
     def score(self, query: Query, blocks: Candidates) -> Tensor:
@@ -196,6 +198,7 @@ class Uniform(Retriever):
     """Evenly spaced in time, whatever the question: a baseline."""
 
     name = "uniform"
+    one_by_one = False
     per_layer = False
 
     def num_layers_read(self, num_layers: int) -> int:
@@ -217,6 +220,7 @@ class Recent(Retriever):
     """The newest first, whatever the question: a baseline."""
 
     name = "recent"
+    one_by_one = False
     per_layer = False
 
     def num_layers_read(self, num_layers: int) -> int:
@@ -239,6 +243,7 @@ class Oracle(Retriever):
     """
 
     name = "oracle"
+    one_by_one = False
     per_layer = False
 
     def __init__(self, neighbours: int = 0, seed: int = 0) -> None:

@@ -22,7 +22,7 @@ from vstream.memory.columns import COLUMNS, Rows
 from vstream.memory.policies import RETRIEVERS, Embedding, Oracle, Prototypes, Quest, make_retriever
 from vstream.memory.pyramid import DIGEST, GIST, SINK
 from vstream.memory.records import StoredExtra, decode_meta, encode_meta
-from vstream.memory.retriever import Candidates, Query, Selection, mean_key
+from vstream.memory.retriever import Candidates, Query, mean_key
 from vstream.models.random import RandomLlama
 from vstream.session import Session
 from vstream.stream_memory import StreamMemory

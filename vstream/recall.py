@@ -90,8 +90,9 @@ class Recall:
         metas = self._choose(query, self.layers)
         if metas:
             kv = self._store.gather([meta.id for meta in metas], [meta.num_tokens for meta in metas])
-            for layer, placed_kv in enumerate(self._place(kv, metas)):
-                self._cache.insert(layer, placed_kv)
+            positions = self._positions(metas)
+            for layer, part in enumerate(kv):  # one at a time: large copies cost more than the turning
+                self._cache.insert(layer, place(self._adapter, part, positions))
 
     def for_layer(self, layer: int, mean: Tensor, word_keys: Tensor) -> Tensor | None:
         """One layer's own choice, placed [2, K, R, D], given its query [K, D] and [K, W, D]; None for nothing."""
@@ -100,11 +101,10 @@ class Recall:
         if not metas:
             return None
         kv = self._store.gather_layer(layer, [meta.id for meta in metas], [meta.num_tokens for meta in metas])
-        return self._place(kv, metas)
+        return place(self._adapter, kv, self._positions(metas))
 
-    def _place(self, kv: Tensor, metas: Sequence[BlockMeta]) -> Tensor:
-        positions = self._cache.memory_positions(metas, original=self._original)
-        return place(self._adapter, kv, positions)
+    def _positions(self, metas: Sequence[BlockMeta]) -> Tensor:
+        return self._cache.memory_positions(metas, original=self._original)
 
     def _choose(self, query: Query, layers: slice) -> list[BlockMeta]:
         """The gist of the past, then detail and digests, each in time order and within its budget."""
