@@ -5,9 +5,12 @@ This module knows nothing of pixels, models or questions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property
+from math import prod
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -29,14 +32,46 @@ class Tier(IntEnum):
     DISK = 2
 
 
+class Describe(Protocol):
+    """How a policy makes its `Extra` of a block."""
+
+    def __call__(
+        self, kv: Tensor, kinds: Tensor, *, embeds: Tensor | None = None, parents: Sequence[Block] = ()
+    ) -> Tensor | None:
+        """Its [A, H, D] float16, None where that cannot be told from what is given.
+
+        Args:
+            kv: [L, 2, K, N, D], keys un-rotated, of the first layers.
+            kinds: [N].
+            embeds: [N, E] before the decoder, of a new block.
+            parents: the blocks that a condensed one stands for.
+        """
+
+
+@dataclass(frozen=True)
+class Extra:
+    """What a retrieval policy keeps of every block beside the mean key: a tensor [A, H, D] float16.
+
+    Attributes:
+        policy: whose it is.
+        size: (A, H, D).
+        describe: makes it.
+    """
+
+    policy: str
+    size: tuple[int, int, int]
+    describe: Describe
+
+
 @dataclass(frozen=True)
 class BlockShape:
-    """What all blocks of one model share: `kv` is [L, 2, K, N, D] of `dtype`."""
+    """What all blocks of one model share: `kv` is [L, 2, K, N, D] of `dtype`; a policy may keep an `extra` of each."""
 
     num_layers: int
     num_kv_heads: int
     head_dim: int
     dtype: torch.dtype
+    extra: Extra | None = None
 
     @property
     def bytes_per_token(self) -> int:
@@ -44,9 +79,19 @@ class BlockShape:
         return self.num_layers * 2 * self.num_kv_heads * self.head_dim * self.dtype.itemsize
 
     @property
+    def representative_size(self) -> tuple[int, int, int]:
+        """(L, K, D)."""
+        return self.num_layers, self.num_kv_heads, self.head_dim
+
+    @property
     def representative_bytes(self) -> int:
-        """Bytes of one block's representative, [L, K, D] float16."""
-        return self.num_layers * self.num_kv_heads * self.head_dim * 2
+        """Bytes of one block's representative, [L, K, D] float16, and of its extra."""
+        return 2 * prod(self.representative_size) + self.extra_bytes
+
+    @property
+    def extra_bytes(self) -> int:
+        """Bytes of one block's extra."""
+        return 2 * prod(self.extra.size) if self.extra else 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,18 +144,21 @@ class Block:
         kv: [L, 2, K, N, D], keys at index 0 and un-rotated, so that they can be placed anywhere.
         representative: [L, K, D] float16, the mean un-rotated key.
         picture: JPEG of the frame that stands for it, b"" for none.
+        extra: [A, H, D] float16, what the retrieval policy keeps of it (`BlockShape.extra`); None for nothing.
     """
 
     meta: BlockMeta
     kv: Tensor
     representative: Tensor
     picture: bytes = b""
+    extra: Tensor | None = None
 
     def __post_init__(self) -> None:
         layers, two, heads, tokens, dim = self.kv.shape
         assert (two, tokens) == (2, self.meta.num_tokens), f"kv {list(self.kv.shape)} of {self.meta}"
         assert self.representative.shape == (layers, heads, dim), f"representative {list(self.representative.shape)}"
         assert self.representative.dtype == torch.float16, f"representative {self.representative.dtype}"
+        assert self.extra is None or self.extra.dtype == torch.float16, f"extra {self.extra}"
 
     def __repr__(self) -> str:
         return f"Block({self.meta}, kv {list(self.kv.shape)} {self.kv.dtype}, picture {len(self.picture)} bytes)"

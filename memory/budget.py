@@ -98,13 +98,16 @@ class Budgets:
         cache = given - self.max_blocks * self._row_bytes if tier is Tier.DEVICE else given * 15 // 16
         return cache // self.slot_bytes if given and self._fits_cache(cache) else 0
 
-    def charge(self, num_tokens: int, picture_bytes: int = 0) -> int:
-        """Bytes a block counts at home: its own, at least a share so large that `max_blocks` is never exceeded."""
-        share = -(-self.capacity_bytes // self.max_blocks) if self.max_blocks < self._home_blocks else 0
-        return max(self._record_bytes(num_tokens, picture_bytes), share)
+    def charge(self, num_tokens: int, picture_bytes: int = 0, foreign_bytes: int = 0) -> int:
+        """Bytes a block counts at home: its own, at least a share so large that `max_blocks` is never exceeded.
 
-    def check_holds(self, sizes: Sequence[tuple[int, int]], what: str) -> None:
-        """Raise ValueError unless blocks of these tokens and picture bytes fit; says which budget they need."""
+        A block that another retrieval policy has stored may have `foreign_bytes` more of its own than this one's.
+        """
+        share = -(-self.capacity_bytes // self.max_blocks) if self.max_blocks < self._home_blocks else 0
+        return max(self._record_bytes(num_tokens, picture_bytes, foreign_bytes), share)
+
+    def check_holds(self, sizes: Sequence[tuple[int, int, int]], what: str) -> None:
+        """Raise ValueError unless blocks of these sizes, as `charge` takes them, fit; says which budget they need."""
         own = sum(self._record_bytes(*size) for size in sizes)
         if own > self.capacity_bytes:
             short, needed = self.home, self.needed_bytes(own)
@@ -121,9 +124,9 @@ class Budgets:
         room = max(-(-used * 100 // 85) + 1, used + COMMIT_BLOCKS * self._record_bytes(self.max_block_tokens))
         return room + FIXED_DISK_BYTES + self._state_bytes
 
-    def _record_bytes(self, num_tokens: int, picture_bytes: int = 0) -> int:
+    def _record_bytes(self, num_tokens: int, picture_bytes: int = 0, foreign_bytes: int = 0) -> int:
         """Bytes that a block with its metadata, representative and picture takes at home, at most."""
-        metadata = meta_bytes(num_tokens)
+        metadata = meta_bytes(num_tokens) + foreign_bytes
         if self.home is Tier.DISK:
             parts = [num_tokens * self.shape.bytes_per_token, metadata + self.shape.representative_bytes]
             parts += [picture_bytes] if picture_bytes else []

@@ -29,6 +29,7 @@ from vstream.memory.records import (
     PAGE_BYTES,
     DamagedError,
     Part,
+    StoredExtra,
     decode_meta,
     encode_meta,
     from_pages,
@@ -62,11 +63,13 @@ class StoredBlock:
         meta: its metadata.
         representative: [L, K, D] float16.
         picture_bytes: length of its picture.
+        extra: what a retrieval policy, maybe another than today's, has kept of it.
     """
 
     meta: BlockMeta
     representative: Tensor
     picture_bytes: int
+    extra: StoredExtra | None = None
 
 
 class DiskTier:
@@ -177,11 +180,15 @@ class DiskTier:
                 target[: len(chunk)], target = chunk, target[len(chunk) :]
         return kv
 
-    def write(self, add: Sequence[Block], remove: Sequence[int], state: bytes) -> None:
-        """Add and remove blocks and replace the state: all of it, or, if this raises, nothing."""
+    def write(self, add: Sequence[Block], remove: Sequence[int], state: bytes, policy: str = "") -> None:
+        """Add and remove blocks and replace the state: all of it, or, if this raises, nothing.
+
+        What `Block.extra` holds is `policy`'s.
+        """
         import lmdb
 
-        records = {(Part.STATE, 0): bytes(state)} | {key: body for block in add for key, body in _records(block)}
+        records: dict[tuple[Part, int], bytes | memoryview] = {(Part.STATE, 0): bytes(state)}
+        records |= {key: body for block in add for key, body in _records(block, policy)}
         try:
             self._write_reusing(records, remove)
         except lmdb.MapFullError as error:
@@ -327,10 +334,10 @@ class DiskTier:
                 txn.cursor().putmulti(to_pages(part, block_id, body))
 
 
-def _records(block: Block) -> Iterator[tuple[tuple[Part, int], bytes | memoryview]]:
-    """What a block is stored as."""
-    meta = block.meta
-    yield (Part.META, meta.id), encode_meta(meta, block.representative, len(block.picture))
+def _records(block: Block, policy: str) -> Iterator[tuple[tuple[Part, int], bytes | memoryview]]:
+    """What a block is stored as; `policy` says whose its extra is."""
+    meta, extra = block.meta, None if block.extra is None else StoredExtra(policy, block.extra)
+    yield (Part.META, meta.id), encode_meta(meta, block.representative, len(block.picture), extra)
     yield (Part.KV, meta.id), tensor_bytes(block.kv)
     if block.picture:
         yield (Part.PICTURE, meta.id), block.picture

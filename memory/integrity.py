@@ -12,13 +12,15 @@ from vstream.memory.index import time_key
 from vstream.memory.records import Part, num_pages, tensor_bytes
 
 if TYPE_CHECKING:
+    from vstream.memory.disk import StoredBlock
     from vstream.memory.store import BlockStore
 
 
 def check(store: BlockStore, deep: bool) -> None:
     """Raise RuntimeError naming the first thing that is wrong; see `BlockStore.check_integrity`."""
     ids = set(store.entries)
-    store.representatives.check_integrity(ids)
+    for table in store.tables:
+        table.check_integrity(ids)
     _check_index(store)
     _check_slabs(store, ids)
     _check_budgets(store)
@@ -97,6 +99,15 @@ def _check_disk(store: BlockStore) -> None:
         _require(not wrong, f"pages of the {part.name.lower()} of blocks {wrong} are missing or orphaned on disk")
 
 
+def _check_extra(store: BlockStore, stored: StoredBlock) -> None:
+    """What today's policy keeps of a block is what the disk has; what another kept is not compared."""
+    wanted, found = store.shape.extra, stored.extra
+    if store.extras is None or wanted is None or found is None or found.policy != wanted.policy:
+        return
+    same = tensor_bytes(store.extras.rows([stored.meta.id])[:, :, 0]) == tensor_bytes(found.tensor)
+    _require(same, f"what policy {wanted.policy!r} keeps of block {stored.meta.id} is not what is on disk")
+
+
 def _check_payloads(store: BlockStore) -> None:
     """Every byte matches its checksum, and every cached copy its home."""
     if store.disk:
@@ -106,6 +117,7 @@ def _check_payloads(store: BlockStore) -> None:
             row = store.representatives.rows([stored.meta.id])[:, :, 0]
             same = tensor_bytes(row) == tensor_bytes(stored.representative)
             _require(same, f"the representative of block {stored.meta.id} is not the one on disk")
+            _check_extra(store, stored)
     for block_id, entry in store.entries.items():
         copies = {
             tier: slab.gather(range(store.shape.num_layers), [block_id], [entry.meta.num_tokens])

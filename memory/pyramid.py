@@ -8,7 +8,8 @@ This module knows nothing of text, models or where the blocks' bytes lie.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -107,14 +108,22 @@ class Pyramid:
             self._replace(step, leaving, instead)
             self.counts["merged" if instead else "dropped"] += 1
 
-    def _replace(self, step: _Step, leaving: Iterable[Block], instead: Block | None) -> None:
+    def _replace(self, step: _Step, leaving: Sequence[Block], instead: Block | None) -> None:
         """Puts one block, or nothing, in the place of some."""
         for block in leaving:
             self._withdraw(step, block.meta)
             step.remove(block.meta.id)
         if instead is not None:
-            step.add(instead)
+            step.add(self._described(instead, leaving))
             self._offer(step, instead.meta)
+
+    def _described(self, merged: Block, parents: Sequence[Block]) -> Block:
+        """A condensed block with what the retrieval policy keeps of it."""
+        wanted = self.store.shape.extra
+        if wanted is None:
+            return merged
+        kv = merged.kv[: wanted.size[0]]
+        return replace(merged, extra=wanted.describe(kv, merged.meta.kinds, parents=parents))
 
 
 class _Step:
@@ -152,7 +161,8 @@ class _Step:
             return self.added[block_id]
         store = self._store
         kv, picture = store.gather([block_id]), store.picture(block_id)
-        return Block(store.meta(block_id), kv, self._representative(block_id), picture)
+        extra = store.extras.rows([block_id])[:, :, 0] if store.extras is not None else None
+        return Block(store.meta(block_id), kv, self._representative(block_id), picture, extra)
 
     def representatives(self, ids: Sequence[int]) -> Tensor:
         """Those of some blocks, [L, K, B, D] float16."""

@@ -77,9 +77,10 @@ class ReadStore(BlockStore):
                 return False
             stored, known = set(disk.block_ids()), set(self.entries)
             new = [disk.block(block_id) for block_id in sorted(stored - known)]
+            extras = [self._extra_of(one) for one in new]
             state = disk.state
         self._check_room(len(stored))
-        self._replace(sorted(known - stored), new)
+        self._replace(sorted(known - stored), new, extras)
         self._state, self._seen_commits = state, commits
         return True
 
@@ -122,12 +123,12 @@ class ReadStore(BlockStore):
                 f"index of {self.representatives.max_rows}; give more"
             )
 
-    def _replace(self, gone: Sequence[int], new: Sequence[StoredBlock]) -> None:
+    def _replace(self, gone: Sequence[int], new: Sequence[StoredBlock], extras: Sequence[Tensor | None]) -> None:
         for block_id in gone:
             self._remove(block_id)
-        self.representatives.reserve(len(new))
-        for one in new:
-            self._add(one.meta, one.picture_bytes, one.representative)
+        self._reserve(len(new))
+        for one, extra in zip(new, extras, strict=True):
+            self._take(one, extra)
 
     @property
     def _disk_tier(self) -> DiskTier:

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -156,27 +156,39 @@ def meta_bytes(num_tokens: int) -> int:
     return 1024 + num_tokens * (1 + 8 + 8 * MAX_AXES)
 
 
-def encode_meta(meta: BlockMeta, representative: Tensor, picture_bytes: int) -> bytes:
+class StoredExtra(NamedTuple):
+    """A policy's tensor of a block [A, H, D] float16, and whose it is."""
+
+    policy: str
+    tensor: Tensor
+
+
+def encode_meta(meta: BlockMeta, representative: Tensor, picture_bytes: int, extra: StoredExtra | None = None) -> bytes:
     """Everything about a block but its keys, values and picture, as JSON scalars followed by raw tensors."""
     tensors = {name: getattr(meta, name) for name in _TENSORS} | {"representative": representative}
     for name, dtype in (_TENSORS | {"representative": torch.float16}).items():
         assert tensors[name].dtype == dtype, f"{name} of {meta} is {tensors[name].dtype}, not {dtype}"
     head = {name: getattr(meta, name) for name in _SCALARS} | {"picture_bytes": picture_bytes}
+    if extra is not None:
+        tensors["extra"], head["extra"] = extra.tensor, extra.policy
     head["shapes"] = {name: list(tensor.shape) for name, tensor in tensors.items()}
     text = json.dumps(head).encode()
     return b"".join([_LENGTH.pack(len(text)), text, *(tensor_bytes(tensor) for tensor in tensors.values())])
 
 
-def decode_meta(body: bytes) -> tuple[BlockMeta, Tensor, int]:
-    """Metadata, representative [L, K, D] float16 and the number of picture bytes: the reverse of `encode_meta`."""
+def decode_meta(body: bytes) -> tuple[BlockMeta, Tensor, int, StoredExtra | None]:
+    """Metadata, representative [L, K, D] float16, number of picture bytes and extra: the reverse of `encode_meta`."""
     offset = _LENGTH.size + _LENGTH.unpack_from(body)[0]
     head: dict[str, Any] = json.loads(body[_LENGTH.size : offset])
     tensors: dict[str, Any] = {}
-    for name, dtype in (_TENSORS | {"representative": torch.float16}).items():
+    halves = dict.fromkeys(("representative", *(["extra"] if "extra" in head else [])), torch.float16)
+    for name, dtype in (_TENSORS | halves).items():
         shape = head["shapes"][name]
         count = torch.Size(shape).numel()
         raw = bytearray(body[offset : offset + count * dtype.itemsize])
         tensors[name] = torch.frombuffer(raw, dtype=dtype).reshape(shape) if raw else torch.empty(shape, dtype=dtype)
         offset += count * dtype.itemsize
     representative = tensors.pop("representative")
-    return BlockMeta(**{name: head[name] for name in _SCALARS}, **tensors), representative, head["picture_bytes"]
+    extra = StoredExtra(head["extra"], tensors.pop("extra")) if "extra" in head else None
+    meta = BlockMeta(**{name: head[name] for name in _SCALARS}, **tensors)
+    return meta, representative, head["picture_bytes"], extra

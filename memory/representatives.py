@@ -11,13 +11,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vstream.memory.block import BlockShape
-
 INITIAL_ROWS = 64
 
 
 class RepresentativeTable:
-    """One growing tensor [L, K, rows, D] float16 with a row per block; rows are freed and used again.
+    """One growing tensor [L, K, rows, D] float16 with a row [L, K, D] per block; rows are freed and used again.
+
+    So are mean keys kept, and what a retrieval policy keeps beside them ([A, H, D] of its own).
 
     Growing doubles the rows and holds the old table until it is copied: at most 1.5 times the largest table at once.
 
@@ -26,14 +26,15 @@ class RepresentativeTable:
         max_rows: most blocks it will ever hold.
     """
 
-    def __init__(self, shape: BlockShape, *, device: torch.device, max_rows: int) -> None:
+    def __init__(self, size: tuple[int, int, int], *, device: torch.device, max_rows: int) -> None:
         assert max_rows > 0, "a table of no rows holds no block"
         self.max_rows = max_rows
-        size = (shape.num_layers, shape.num_kv_heads, min(INITIAL_ROWS, max_rows), shape.head_dim)
+        layers, heads, dim = size
+        rows = min(INITIAL_ROWS, max_rows)
         with torch.inference_mode(False):  # else nobody outside inference mode could write to it later
-            self.table = torch.empty(size, dtype=torch.float16, device=device)
+            self.table = torch.empty((layers, heads, rows, dim), dtype=torch.float16, device=device)
         self._row_of: dict[int, int] = {}
-        self._free = list(range(size[2]))
+        self._free = list(range(rows))
 
     def __len__(self) -> int:
         return len(self._row_of)

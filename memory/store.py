@@ -21,7 +21,7 @@ from torch import Tensor
 from vstream.memory import integrity
 from vstream.memory.block import Block, BlockMeta, BlockShape, Tier
 from vstream.memory.budget import Budgets
-from vstream.memory.disk import DiskTier
+from vstream.memory.disk import DiskTier, StoredBlock
 from vstream.memory.index import BlockIndex, Entry
 from vstream.memory.records import meta_bytes, own
 from vstream.memory.representatives import RepresentativeTable
@@ -41,6 +41,7 @@ class BlockStore:
         disk: the disk tier, if it is the home.
         pictures: by block id, where the home is not the disk.
         representatives: of all blocks.
+        extras: what the retrieval policy keeps of all blocks, [A, H, D] each; None where it keeps nothing.
         peaks: the most bytes seen in each tier.
     """
 
@@ -87,7 +88,10 @@ class BlockStore:
         self.disk = self._open_disk(folder, identity)
         self._tiers = Tiers(self._budgets, device=device, disk=self.disk)
         self.slabs = self._tiers.slabs
-        self.representatives = RepresentativeTable(shape, device=device, max_rows=self._budgets.max_blocks)
+        max_rows = self._budgets.max_blocks
+        self.representatives = RepresentativeTable(shape.representative_size, device=device, max_rows=max_rows)
+        extra = shape.extra
+        self.extras = RepresentativeTable(extra.size, device=device, max_rows=max_rows) if extra else None
         self._load()
         self.peaks = dict.fromkeys(Tier, 0)
         self._note_use()
@@ -137,7 +141,7 @@ class BlockStore:
         """Bytes in use: device with all representatives, host with the index, disk as the file's size."""
         slabs = {tier: slab.used_bytes for tier, slab in self.slabs.items()}
         return {
-            Tier.DEVICE: slabs.get(Tier.DEVICE, 0) + self.representatives.nbytes,
+            Tier.DEVICE: slabs.get(Tier.DEVICE, 0) + sum(table.nbytes for table in self.tables),
             Tier.HOST: slabs.get(Tier.HOST, 0) + self.index_bytes,
             Tier.DISK: self.disk.file_bytes if self.disk else 0,
         }
@@ -146,6 +150,11 @@ class BlockStore:
     def entries(self) -> dict[int, Entry]:
         """What the index knows of each block, by block id."""
         return self.index.entries
+
+    @property
+    def tables(self) -> list[RepresentativeTable]:
+        """What choosing among blocks reads: mean keys and, where the policy keeps more, that."""
+        return [self.representatives] if self.extras is None else [self.representatives, self.extras]
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -189,13 +198,13 @@ class BlockStore:
         """
         charges = [self.bytes_of(block.meta.num_tokens, len(block.picture)) for block in add]
         self._check_commit(add, remove, state, sum(charges))
-        self.representatives.reserve(max(0, len(add) - len(remove)))
+        self._reserve(max(0, len(add) - len(remove)))
         if self.disk:
-            self.disk.write(add, remove, state)
+            self.disk.write(add, remove, state, self.shape.extra.policy if self.shape.extra else "")
         for block_id in remove:
             self._remove(block_id)
         for block in add:
-            self._add(own(block.meta), len(block.picture), block.representative)
+            self._add(own(block.meta), len(block.picture), block.representative, block.extra)
             if not self.disk and block.picture:
                 self.pictures[block.meta.id] = block.picture
             self._tiers.put(block.meta.id, block.kv)
@@ -284,11 +293,11 @@ class BlockStore:
             return
         try:
             found = list(self.disk.blocks())
-            sizes = [(stored.meta.num_tokens, stored.picture_bytes) for stored in found]
+            sizes = [(one.meta.num_tokens, one.picture_bytes, self._foreign_bytes(one)) for one in found]
             self._budgets.check_holds(sizes, f"the memory in {self.disk.folder}")
-            self.representatives.reserve(len(found))
-            for stored in found:
-                self._add(stored.meta, stored.picture_bytes, stored.representative)
+            self._reserve(len(found))
+            for one in found:
+                self._take(one, self._extra_of(one))
             self._state = self.disk.state
         except BaseException:
             self.close()
@@ -307,18 +316,57 @@ class BlockStore:
             assert block.kv.shape == size, f"{block} in a store of {self.shape}"
             assert block.kv.dtype == self.shape.dtype, f"{block} in a store of {self.shape}"
             assert 0 < block.meta.num_tokens <= self._budgets.max_block_tokens, f"{block} is empty or too large"
+            extra = None if block.extra is None else tuple(block.extra.shape)
+            wanted = self.shape.extra.size if self.shape.extra else None
+            assert extra == wanted, f"{block} has an extra of {extra}, not of {wanted}"
         assert len(state) <= self._budgets.max_state_bytes, f"a state of {len(state)} bytes is too large"
         full = f"{add_bytes} bytes more do not fit: {self.used_bytes} of {self.capacity_bytes}"
         assert self.fits(add_bytes, remove), full
 
-    def _add(self, meta: BlockMeta, picture_bytes: int, representative: Tensor) -> None:
+    def _reserve(self, num_blocks: int) -> None:
+        for table in self.tables:
+            table.reserve(num_blocks)
+
+    def _add(
+        self, meta: BlockMeta, picture_bytes: int, representative: Tensor, extra: Tensor | None, foreign_bytes: int = 0
+    ) -> None:
         ram_bytes = meta_bytes(meta.num_tokens) + (0 if self.disk else picture_bytes)
-        self.index.add(Entry(meta, picture_bytes, self.bytes_of(meta.num_tokens, picture_bytes), ram_bytes))
+        charge = self._budgets.charge(meta.num_tokens, picture_bytes, foreign_bytes)
+        self.index.add(Entry(meta, picture_bytes, charge, ram_bytes))
         self.representatives.add(meta.id, representative)
+        if self.extras is not None:
+            assert extra is not None, f"{meta} has nothing of what the policy keeps"
+            self.extras.add(meta.id, extra)
+
+    def _take(self, stored: StoredBlock, extra: Tensor | None) -> None:
+        """Into the index, as the disk has it."""
+        self._add(stored.meta, stored.picture_bytes, stored.representative, extra, self._foreign_bytes(stored))
+
+    def _foreign_bytes(self, stored: StoredBlock) -> int:
+        """What a block takes on disk for its extra, above today's."""
+        return max(0, (0 if stored.extra is None else stored.extra.tensor.nbytes) - self.shape.extra_bytes)
+
+    def _extra_of(self, stored: StoredBlock) -> Tensor | None:
+        """What the retrieval policy keeps of a stored block: as stored or, if it was not, made of its kv."""
+        wanted, found = self.shape.extra, stored.extra
+        if wanted is None:
+            return None
+        if found is not None and (found.policy, tuple(found.tensor.shape)) == (wanted.policy, wanted.size):
+            return found.tensor
+        assert self.disk is not None, f"{stored.meta} was stored, but there is no disk"
+        kv = self.disk.read_kv(stored.meta.id, self.shape, stored.meta.num_tokens, range(wanted.size[0]))
+        made = wanted.describe(kv, stored.meta.kinds)
+        if made is None:
+            raise ValueError(
+                f"policy={wanted.policy!r} needs of every block what only it keeps, and the memory in "
+                f"{self.disk.folder} was made with another; choose another policy, or give another folder"
+            )
+        return made
 
     def _remove(self, block_id: int) -> None:
         self.index.remove(block_id)
-        self.representatives.remove(block_id)
+        for table in self.tables:
+            table.remove(block_id)
         self.pictures.pop(block_id, None)
         self._tiers.forget(block_id)
 

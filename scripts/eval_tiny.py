@@ -17,20 +17,18 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from vstream.app.lab.exam import FOR_NEEDLES, TEMPLATES, Examiner, Question
 from vstream.app.lab.render import WorldSource
 from vstream.app.lab.world import Sighting, World, plant
 from vstream.engine import Engine
-from vstream.memory.columns import Rows
-from vstream.memory.retriever import Query, Retriever, Selection
+from vstream.memory.policies import Oracle
 from vstream.session import Session
 
 HOUR = 3600
@@ -56,41 +54,6 @@ class Marked:
         return self.answer.strip() == self.question.answer
 
 
-class Oracle(Retriever):
-    """Brings back the blocks that overlap the evidence; at random where there is none, or where it is blind."""
-
-    name = "oracle"
-
-    def __init__(self, seed: int) -> None:
-        self.evidence: tuple[tuple[int, int], ...] = ()
-        self._random = torch.Generator().manual_seed(seed)
-
-    def num_layers_read(self, num_layers: int) -> int:
-        """It reads none, but the engine asks for one."""
-        return 1
-
-    def score(self, query: Query, representatives: Tensor, mean: Tensor) -> Tensor:
-        """See `Retriever.score`."""
-        return torch.rand(representatives.shape[2], generator=self._random)
-
-    def select(
-        self, query: Query, candidates: Rows, representatives: Tensor, mean: Tensor, budget_tokens: int
-    ) -> Selection:
-        """See `Retriever.select`: what overlaps the evidence first, and nothing because the question names its time."""
-        query = replace(query, moments=())
-        chosen = super().select(query, candidates, representatives, mean, budget_tokens)
-        if not len(candidates) or not self.evidence:
-            return chosen
-        near = torch.zeros(len(candidates))
-        for start, end in self.evidence:
-            overlap = np.minimum(candidates["end_seconds"], end - 1) - np.maximum(candidates["start_seconds"], start)
-            near += torch.from_numpy((overlap >= 0).astype(np.float32))
-        order = (chosen.scores + 10 * near).argsort(descending=True).tolist()
-        fits = np.cumsum(candidates["num_tokens"][order]) <= budget_tokens
-        kept = sorted(np.array(order)[fits].tolist())
-        return Selection(tuple(candidates["id"][kept].tolist()), chosen.scores)
-
-
 def in_window(engine: Engine, streams: int, seed: int) -> Iterator[Marked]:
     """Streams of several lengths, each asked one question of every type at its end, where the truth gives one."""
     rng = random.Random(seed)
@@ -111,7 +74,7 @@ def in_an_hour(engine: Engine, streams: int, seed: int, *, seconds: int, count: 
         world = World(2 * 10**9 + seed + number, seconds, needles)
         asked = every_type(Examiner(world, seed=1), seconds - 1, count, types=FOR_NEEDLES, about=needles)
         with closing(watched(engine, world)) as session:
-            oracle = session.memory.retriever = Oracle(seed)
+            oracle = session.memory.retriever = Oracle(seed=seed)
             for question in asked:
                 oracle.evidence = question.evidence
                 yield Marked("oracle", number, question, answer(session, question))

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from vstream.memory.block import TokenKind
-from vstream.memory.retriever import RETRIEVERS
+from vstream.memory.policies import RETRIEVERS
 from vstream.models import list_models, load_adapter
 from vstream.models.embedded import convert, efficientnet, fetch, trained
 from vstream.models.embedded.adapter import EmbeddedAdapter

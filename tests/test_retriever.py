@@ -12,12 +12,20 @@ from test_condense import random_block
 from vstream.memory.columns import rows_of
 from vstream.memory.condense import condense
 from vstream.memory.levels import GIST
-from vstream.memory.retriever import RETRIEVERS, Query, Retriever, make_retriever, mean_key
+from vstream.memory.policies import RETRIEVERS, make_retriever
+from vstream.memory.retriever import Candidates, Query, Retriever, mean_key
 
 LAYERS, HEADS, DIM = 2, 2, 32
 NO_MEAN = torch.zeros(LAYERS, HEADS, 1, DIM)
 QUERY = Query(torch.zeros(LAYERS, HEADS, DIM), torch.zeros(LAYERS, HEADS, 1, DIM))
-policies = pytest.mark.parametrize("policy", sorted(RETRIEVERS))
+by_mean_key = pytest.mark.parametrize("policy", ["centred", "maxsim", "rekv"])
+
+
+def candidates(keys, rows=None, mean=None, budget=0):
+    """Blocks of mean keys [L, K, B, D], with rows of 4 tokens each, their plain mean and a budget, unless given."""
+    rows = rows_of(make_block(i, tokens=4).meta for i in range(keys.shape[2])) if rows is None else rows
+    mean = mean_key(keys, torch.ones(keys.shape[2])) if mean is None else mean
+    return Candidates(rows, keys, mean, budget_tokens=budget)
 
 
 class Told(Retriever):
@@ -25,19 +33,20 @@ class Told(Retriever):
 
     name = "told"
 
-    def __init__(self, scores):
+    def __init__(self, scores, neighbours=0):
+        super().__init__(neighbours)
         self.told = scores
 
-    def score(self, query, representatives, mean):
-        assert len(self.told) == representatives.shape[2]
+    def score(self, query, blocks):
+        assert len(self.told) == len(blocks)
         return torch.tensor(self.told, dtype=torch.float64)
 
 
-def chosen(scores, sizes, budget):
+def chosen(scores, sizes, budget, neighbours=0):
     """The selection among blocks of these scores and sizes, whose ids are 10, 11, ..."""
     metas = [make_block(10 + i, tokens=size).meta for i, size in enumerate(sizes)]
     representatives = torch.zeros(LAYERS, HEADS, len(sizes), DIM)
-    return Told(scores).select(QUERY, rows_of(metas), representatives, NO_MEAN, budget)
+    return Told(scores, neighbours).select(QUERY, candidates(representatives, rows_of(metas), NO_MEAN, budget))
 
 
 blocks = st.lists(st.tuples(st.sampled_from([-1.0, 0.0, 0.5, 2.0, 2.5]), st.integers(1, 12)), min_size=1, max_size=12)
@@ -76,12 +85,40 @@ def test_a_moment_that_is_named_comes_first():
 
     def ids(budget, *moments):
         query = replace(QUERY, moments=moments)
-        return Told([1.0, 2.0, 3.0, 4.0, 5.0]).select(query, rows, representatives, NO_MEAN, budget).ids
+        blocks = candidates(representatives, rows, NO_MEAN, budget)
+        return Told([1.0, 2.0, 3.0, 4.0, 5.0]).select(query, blocks).ids
 
     assert ids(8) == (13, 14)
     assert ids(4, 6.0) == (11,)
     assert ids(8, 7.0, 900.0) == (11, 14)
     assert ids(8, 3.0, 4.0) == (10, 11)
+
+
+@settings(max_examples=200, deadline=None)
+@given(blocks=blocks, budget=st.integers(0, 60), neighbours=st.integers(0, 3))
+def test_neighbours_come_right_behind_their_block(blocks, budget, neighbours):
+    """As a plain loop has it: by the best score around, then by how near that is, then by time."""
+    scores, sizes = zip(*blocks, strict=True)
+    reach = range(-neighbours, neighbours + 1)
+
+    def rank(i):
+        around = [(scores[i + step], -abs(step)) for step in reach if 0 <= i + step < len(scores)]
+        best, distance = max(around)
+        return -best, -distance, i
+
+    room, expected = budget, []
+    for i in sorted(range(len(scores)), key=rank):
+        if sizes[i] <= room:
+            room -= sizes[i]
+            expected.append(10 + i)
+    selection = chosen(scores, sizes, budget, neighbours)
+    assert selection.ids == tuple(sorted(expected))
+    assert selection.scores.tolist() == list(scores), "evidence keeps the policy's own scores"
+
+
+def test_without_neighbours_the_best_stand_alone():
+    assert chosen([0.0, 3.0, 0.0, 2.0, 0.0], [4] * 5, 12).ids == (10, 11, 13)
+    assert chosen([0.0, 3.0, 0.0, 2.0, 0.0], [4] * 5, 12, neighbours=1).ids == (10, 11, 12)
 
 
 def test_no_budget_chooses_nothing_but_scores_all():
@@ -90,10 +127,10 @@ def test_no_budget_chooses_nothing_but_scores_all():
     assert selection.scores.tolist() == [1.0, 2.0]
 
 
-@policies
+@pytest.mark.parametrize("policy", sorted(RETRIEVERS))
 def test_no_candidates_no_choice(policy):
     empty = torch.zeros(LAYERS, HEADS, 0, DIM).half()
-    ids, scores = make_retriever(policy).select(QUERY, rows_of([]), empty, NO_MEAN, 100)
+    ids, scores = make_retriever(policy).select(QUERY, candidates(empty, rows_of([]), NO_MEAN, 100))
     assert ids == ()
     assert len(scores) == 0
 
@@ -105,11 +142,11 @@ def test_a_policy_must_score():
 
 @pytest.mark.parametrize("name", ["", "Centred", "best"])
 def test_an_unknown_policy_is_refused(name):
-    with pytest.raises(ValueError, match=f"unknown retrieval policy '{name}'; choose one of centred, maxsim, rekv"):
+    with pytest.raises(ValueError, match=f"unknown retrieval policy '{name}'; choose one of centred, embedding, hier"):
         make_retriever(name)
 
 
-@policies
+@pytest.mark.parametrize("policy", sorted(RETRIEVERS))
 def test_a_policy_is_found_by_its_name(policy):
     assert make_retriever(policy).name == policy
 
@@ -140,12 +177,10 @@ def query_of(mean, *words):
 
 def found(policy, query, representatives):
     """Which block a question finds when there is room for one."""
-    metas = [make_block(i, tokens=4).meta for i in range(representatives.shape[2])]
-    mean = mean_key(representatives, torch.ones(len(metas)))
-    return make_retriever(policy).select(query, rows_of(metas), representatives, mean, 4).ids[0]
+    return make_retriever(policy).select(query, candidates(representatives, budget=4)).ids[0]
 
 
-@policies
+@by_mean_key
 @pytest.mark.parametrize("needle", [0, 17, 99])
 def test_a_needle_is_found_without_drift(policy, needle):
     representatives, content, _, _ = stream(100)
@@ -188,7 +223,7 @@ def test_maxsim_scores_are_the_best_cosine_in_the_early_layers():
     assert [retriever.num_layers_read(num_layers) for num_layers in (1, 4, 6, 30)] == [1, 1, 2, 8]
     representatives = unit(3, 2, HEADS, 5, DIM).half()
     words, mean = unit(4, 2, HEADS, 3, DIM), mean_key(representatives, torch.ones(5))
-    scores = retriever.score(Query(words[:, :, 0], words), representatives, mean)
+    scores = retriever.score(Query(words[:, :, 0], words), candidates(representatives))
     for block in range(5):
         keys = representatives[:, :, block].float() - mean[:, :, 0]  # [L, K, D]
         per_word = [float(torch.cosine_similarity(words[:, :, w], keys, dim=-1).mean()) for w in range(3)]
@@ -198,7 +233,7 @@ def test_maxsim_scores_are_the_best_cosine_in_the_early_layers():
 def test_centred_scores_are_cosines_per_head():
     representatives, content, _, _ = stream(5, common=2.0)
     mean, query = mean_key(representatives, torch.ones(5)), content[:, :, 3]
-    scores = make_retriever("centred").score(query_of(query), representatives, mean)
+    scores = make_retriever("centred").score(query_of(query), candidates(representatives))
     for block in range(5):
         keys = representatives[:, :, block].float() - mean[:, :, 0]  # [L, K, D]
         assert float(scores[block]) == pytest.approx(
@@ -209,31 +244,29 @@ def test_centred_scores_are_cosines_per_head():
 @pytest.mark.parametrize("policy", ["centred", "maxsim"])
 def test_the_length_of_a_query_does_not_matter(policy):
     representatives, content, _, _ = stream(8)
-    mean, score = mean_key(representatives, torch.ones(8)), make_retriever(policy).score
+    blocks, score = candidates(representatives), make_retriever(policy).score
     once, ninefold = query_of(content[:, :, 1]), query_of(9 * content[:, :, 1])
-    assert torch.allclose(score(once, representatives, mean), score(ninefold, representatives, mean), atol=1e-6)
+    assert torch.allclose(score(once, blocks), score(ninefold, blocks), atol=1e-6)
 
 
 @pytest.mark.parametrize("policy", ["centred", "maxsim"])
 def test_a_single_block_scores_nothing(policy):
     """It is its own mean: there is nothing to tell it apart by, and nothing to divide by."""
     representatives, content, _, _ = stream(1)
-    mean = mean_key(representatives, torch.ones(1))
-    assert make_retriever(policy).score(query_of(content[:, :, 0]), representatives, mean).tolist() == [0.0]
+    assert make_retriever(policy).score(query_of(content[:, :, 0]), candidates(representatives)).tolist() == [0.0]
 
 
-@policies
+@pytest.mark.parametrize("policy", ["centred", "maxsim", "rekv"])
 def test_layers_choose_alone_or_together(policy):
     """Layers asked alone may choose different blocks; asked together they agree on one score."""
     representatives, content, _, _ = stream(20, common=1.0)
-    mean, retriever = mean_key(representatives, torch.ones(20)), make_retriever(policy)
+    blocks, retriever = candidates(representatives), make_retriever(policy)
     wanted = torch.stack([content[0, :, 4], content[1, :, 13]])
-    alone = [
-        retriever.score(query_of(wanted[i : i + 1]), representatives[i : i + 1], mean[i : i + 1]) for i in range(LAYERS)
-    ]
+    layers = [slice(i, i + 1) for i in range(LAYERS)]
+    alone = [retriever.score(query_of(wanted[layer]), blocks.of_layers(layer)) for layer in layers]
     assert [int(scores.argmax()) for scores in alone] == [4, 13]
     together = {"rekv": alone[0] + alone[1], "centred": (alone[0] + alone[1]) / 2, "maxsim": (alone[0] + alone[1]) / 2}
-    assert torch.allclose(retriever.score(query_of(wanted), representatives, mean), together[policy], atol=1e-5)
+    assert torch.allclose(retriever.score(query_of(wanted), blocks), together[policy], atol=1e-5)
 
 
 # The mean key ---------------------------------------------------------------------------------------------------------

@@ -424,7 +424,7 @@ def test_a_flipped_byte_on_disk_is_noticed_by_reads_and_by_the_audit(tmp_path):
 
 
 def test_representative_rows_are_used_again_and_growth_keeps_them():
-    table = RepresentativeTable(SHAPE, device=torch.device("cpu"), max_rows=150)
+    table = RepresentativeTable(SHAPE.representative_size, device=torch.device("cpu"), max_rows=150)
     alive = {}
     for i in range(400):
         alive[i] = make_block(i, tokens=1, picture_bytes=0).representative

@@ -76,11 +76,11 @@ class AnswerCache(SpanCache):
         for layer in self.spans:
             layer.end = self._prompt_start
 
-    def representative(self, tokens: Tensor, prompt_tokens: int, positions: Tensor) -> Tensor:
-        """Mean un-rotated key [L, K, D] float16 of some tokens [n] of the prompt, which is at positions [A, N]."""
+    def of_prompt(self, tokens: Tensor, prompt_tokens: int, positions: Tensor) -> Tensor:
+        """Keys, un-rotated, and values [L, 2, K, n, D] of tokens [n] of the prompt, which is at positions [A, N]."""
         rows = tokens + self.spans[0].end - prompt_tokens
         kv = torch.stack([torch.cat([span.keys[:, :, rows], span.values[:, :, rows]]) for span in self.spans])
-        return unplace(self.adapter, kv, positions[:, tokens])[:, 0].float().mean(dim=2).half()
+        return unplace(self.adapter, kv, positions[:, tokens])
 
 
 LayerHook = Callable[[int, Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor, Tensor | None]]

@@ -10,22 +10,25 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from vstream.answer import Answer, Evidence
 from vstream.answer_cache import AnswerCache, LayerRecall, QueryProbe, Seen, hooked
 from vstream.batch import RunningAnswer
+from vstream.clip_block import described, representative_of
 from vstream.decoder import Decoding
-from vstream.memory.block import TokenKind
-from vstream.memory.levels import LEVEL_NAMES
+from vstream.memory.columns import COLUMNS
+from vstream.memory.levels import DETAIL, LEVEL_NAMES
+from vstream.memory.retriever import Candidates
 from vstream.picture import jpeg_of
 from vstream.recall import Recall
 from vstream.types import moments_in
 
 if TYPE_CHECKING:
     from vstream.config import Config, DecodeOptions
-    from vstream.memory.block import BlockMeta
+    from vstream.memory.block import BlockMeta, Extra
     from vstream.memory.retriever import Query
     from vstream.models.base import Adapter, Question
     from vstream.remembered import Remembered
@@ -74,6 +77,14 @@ def make_prompt(cursor: Tensor, open_span: TokenSpan | None, question: Question)
     return Prompt(torch.cat([span.embeds for span in spans]), torch.cat(positions, dim=1), words, num_open, cursor)
 
 
+def open_block(frames: Sequence[Frame], span: TokenSpan, kv: Tensor, view: View, extra: Extra | None) -> Candidates:
+    """Frames not yet encoded, their kv [L, 2, K, N, D] un-rotated, as a block to be scored beside those of the view."""
+    times = frames[0].pts_seconds, frames[-1].pts_seconds
+    rows = np.array([(-1, DETAIL, len(span), len(frames), *times)], COLUMNS)
+    kept = described(extra, kv, span.kinds, span.embeds)[:, :, None] if extra else None
+    return Candidates(rows, representative_of(kv, span.kinds)[:, :, None], view.mean_key, kept, view.mean_extra)
+
+
 class Answerer:
     """Turns questions about one stream into running answers."""
 
@@ -118,11 +129,9 @@ class Answerer:
         assert hidden is not None, "the last pass of a prompt runs to its end"
         evidence = self._evidence(recall, view)
         if open_span is not None:
-            vision = torch.nonzero(open_span.kinds == TokenKind.VISION)[:, 0]
-            own = cache.representative(vision, len(prompt.words), prompt.positions)
-            score = float(
-                self._memory.retriever.score(query, own[recall.layers][:, :, None], view.mean_key[recall.layers])[0]
-            )
+            kv = cache.of_prompt(torch.arange(len(open_span)), len(prompt.words), prompt.positions)
+            block = open_block(frames, open_span, kv, view, self._memory.store.shape.extra)
+            score = float(self._memory.retriever.score(query, block.of_layers(recall.layers))[0])
             evidence.append(self._open_evidence(frames, score))
         answer.evidence = tuple(sorted(evidence, key=lambda e: (-e.score, e.start_seconds))[:MAX_EVIDENCE])
         answer.recalled = tuple((meta.start_seconds, meta.end_seconds) for meta in recall.chosen.values())
@@ -145,6 +154,7 @@ class Answerer:
             gist_tokens=config.gist_tokens,
             original_positions=config.positions == "original",
             moments=moments,
+            word_embeds=prompt.embeds[prompt.words],
         )
         if config.selection == "per-layer":
             chooser = LayerRecall(adapter, cache, recall.for_layer)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from vstream.memory.block import Block, BlockMeta, TokenKind
+import torch
+
+from vstream.memory.block import Block, BlockMeta, Extra
 from vstream.memory.levels import DETAIL, SINK
+from vstream.memory.policies import seen_keys
 from vstream.picture import jpeg_of
 
 if TYPE_CHECKING:
@@ -23,15 +26,28 @@ def typical_frame(frames: Sequence[Frame], features: Tensor) -> Frame:
 
 def representative_of(kv: Tensor, kinds: Tensor) -> Tensor:
     """Mean un-rotated key [L, K, D] float16 of the vision tokens in kv [L, 2, K, N, D], of all if there are none."""
-    vision = kinds == TokenKind.VISION
-    keys = kv[:, 0][:, :, vision] if vision.any() else kv[:, 0]
-    return keys.float().mean(dim=2).half()
+    return seen_keys(kv, kinds).float().mean(dim=2).half()
+
+
+def described(extra: Extra, kv: Tensor, kinds: Tensor, embeds: Tensor | None = None) -> Tensor:
+    """What a policy keeps of tokens, [A, H, D] float16: kv [L, 2, K, N, D], and embeds [N, E] where they are known.
+
+    Zero, which says nothing, where it cannot be told from them.
+    """
+    found = extra.describe(kv[: extra.size[0]], kinds, embeds=embeds)
+    return torch.zeros(extra.size, dtype=torch.float16, device=kv.device) if found is None else found
 
 
 def make_block(
-    block_id: int, span: TokenSpan, kv: Tensor, start: Tensor, clip: Clip | None, frame: Frame | None
+    block_id: int,
+    span: TokenSpan,
+    kv: Tensor,
+    start: Tensor,
+    clip: Clip | None,
+    frame: Frame | None,
+    extra: Extra | None = None,
 ) -> Block:
-    """A block of freshly prefilled tokens: of a clip, or (without one) the sink."""
+    """A block of freshly prefilled tokens: of a clip, or (without one) the sink; with what a policy keeps of it."""
     meta = BlockMeta(
         id=block_id,
         level=DETAIL if clip else SINK,
@@ -46,4 +62,5 @@ def make_block(
         start=start,
         picture_seconds=frame.pts_seconds if frame else float("nan"),
     )
-    return Block(meta, kv, representative_of(kv, span.kinds), jpeg_of(frame) if frame else b"")
+    kept = described(extra, kv, span.kinds, span.embeds) if extra else None
+    return Block(meta, kv, representative_of(kv, span.kinds), jpeg_of(frame) if frame else b"", kept)

@@ -48,7 +48,8 @@ class Config:
         window_tokens: the most recent tokens, kept hot and always seen by answers.
         retrieve_tokens: tokens of the past brought back for a question.
         gist_tokens: tokens of the condensed past shown to a question; with 0, it competes with detail.
-        policy: how blocks are scored, see `vstream.memory.retriever`.
+        policy: how blocks are scored, see `vstream.memory.policies`.
+        retrieve_neighbours: so many blocks before and after a chosen one are brought back with it, within the budget.
         selection: one choice of blocks for all layers, or each layer's own.
         positions: blocks placed right before the window, or where they were when encoded (of use only while the stream
             is shorter than the model's trained length).
@@ -81,6 +82,7 @@ class Config:
     retrieve_tokens: int = 256
     gist_tokens: int = 64
     policy: str = "maxsim"
+    retrieve_neighbours: int = 0
     selection: Literal["shared", "per-layer"] = "shared"
     positions: Literal["contiguous", "original"] = "contiguous"
     device_bytes: int = 64 * MIB
@@ -136,7 +138,15 @@ _POSITIVE = (
     "max_question_tokens",
     "max_answer_tokens",
 )
-_NOT_NEGATIVE = ("retrieve_tokens", "gist_tokens", "answer_bytes", "device_bytes", "host_bytes", "disk_bytes")
+_NOT_NEGATIVE = (
+    "retrieve_tokens",
+    "retrieve_neighbours",
+    "gist_tokens",
+    "answer_bytes",
+    "device_bytes",
+    "host_bytes",
+    "disk_bytes",
+)
 _OPTIONAL: dict[str, tuple[Callable[[float], bool], str]] = {
     "skip_duplicates": (lambda value: 0 <= value < 255, "a number >= 0 and < 255"),
     "drop_similarity": (lambda value: -1 <= value < 1, "a number >= -1 and < 1"),

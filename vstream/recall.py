@@ -6,6 +6,7 @@ This module knows nothing of text, frames or threads.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,8 +20,7 @@ from vstream.memory.retriever import Query
 
 if TYPE_CHECKING:
     from vstream.answer_cache import AnswerCache
-    from vstream.memory.columns import Rows
-    from vstream.memory.retriever import Retriever
+    from vstream.memory.retriever import Candidates, Retriever
     from vstream.memory.store import BlockStore
     from vstream.models.base import Adapter
     from vstream.view import View
@@ -49,19 +49,22 @@ class Recall:
         gist_tokens: int,
         original_positions: bool,
         moments: tuple[float, ...] = (),
+        word_embeds: Tensor | None = None,
     ) -> None:
-        """Chooses among what the view holds, for the answer whose cache is given; moments are named by the question.
+        """Chooses among what the view holds, for the answer whose cache is given.
 
-        Without tokens of their own, gists compete with detail.
+        The question names moments; its words are [W, E] before the decoder. Without tokens of their own, gists compete
+        with detail.
         """
         self.chosen: dict[int, BlockMeta] = {}
         self._adapter, self._store, self._retriever, self._cache = adapter, store, retriever, cache
         shown = {(GIST,): gist_tokens, (DETAIL, DIGEST): detail_tokens} if gist_tokens else {LEVELS: detail_tokens}
-        self._shelves = [Shelf(*view.on_levels(levels), budget) for levels, budget in shown.items()]
-        self._shelves.append(Shelf(*view.in_window, 0))  # in the answer anyway; the scores are evidence
+        self._shelves = [Shelf(view.on_levels(levels, budget)) for levels, budget in shown.items()]
+        self._shelves.append(Shelf(view.in_window))  # in the answer anyway; the scores are evidence
         self._view = view
         self._original = original_positions
         self._moments = moments
+        self._word_embeds = None if word_embeds is None else word_embeds.float()
         self._votes = 0
         self.layers = slice(0, retriever.num_layers_read(adapter.num_layers))
 
@@ -75,22 +78,25 @@ class Recall:
         shown = {*self.chosen, *self._view.window["id"].tolist()}
         found: dict[int, float] = {}
         for shelf in self._shelves:
-            where = np.flatnonzero(np.isin(shelf.rows["id"], list(shown)))
+            ids = shelf.blocks.rows["id"]
+            where = np.flatnonzero(np.isin(ids, list(shown)))
             mean = shelf.total[torch.from_numpy(where)] / self._votes
-            found.update(zip(shelf.rows["id"][where].tolist(), mean.tolist(), strict=True))
+            found.update(zip(ids[where].tolist(), mean.tolist(), strict=True))
         return found
 
     def query(self, means: Tensor, word_keys: Tensor, layers: slice | None = None) -> Query:
         """A query from mean queries [L, K, D] and word keys [L, K, W, D] of `self.layers`, unless others are given."""
-        return Query(means.float(), word_keys - self._view.sink_key[layers or self.layers], self._moments)
+        word_keys = word_keys - self._view.sink_key[layers or self.layers]
+        return Query(means.float(), word_keys, self._moments, self._word_embeds)
 
     def for_all_layers(self, query: Query) -> None:
         """Inserts one choice of blocks into every layer."""
         metas = self._choose(query, self.layers)
         if metas:
             kv = self._store.gather([meta.id for meta in metas], [meta.num_tokens for meta in metas])
-            for layer, placed_kv in enumerate(self._place(kv, metas)):
-                self._cache.insert(layer, placed_kv)
+            positions = self._positions(metas)
+            for layer, part in enumerate(kv):  # one at a time: large copies cost more than the turning
+                self._cache.insert(layer, place(self._adapter, part, positions))
 
     def for_layer(self, layer: int, mean: Tensor, word_keys: Tensor) -> Tensor | None:
         """One layer's own choice, placed [2, K, R, D], given its query [K, D] and [K, W, D]; None for nothing."""
@@ -99,17 +105,16 @@ class Recall:
         if not metas:
             return None
         kv = self._store.gather_layer(layer, [meta.id for meta in metas], [meta.num_tokens for meta in metas])
-        return self._place(kv, metas)
+        return place(self._adapter, kv, self._positions(metas))
 
-    def _place(self, kv: Tensor, metas: Sequence[BlockMeta]) -> Tensor:
-        positions = self._cache.memory_positions(metas, original=self._original)
-        return place(self._adapter, kv, positions)
+    def _positions(self, metas: Sequence[BlockMeta]) -> Tensor:
+        return self._cache.memory_positions(metas, original=self._original)
 
     def _choose(self, query: Query, layers: slice) -> list[BlockMeta]:
         """The gist of the past, then detail and digests, each in time order and within its budget."""
         room, metas = self._cache.room, list[BlockMeta]()
         for shelf in self._shelves:
-            picked = self._select(query, shelf, min(shelf.budget_tokens, room), layers)
+            picked = self._select(query, shelf, min(shelf.blocks.budget_tokens, room), layers)
             room -= sum(meta.num_tokens for meta in picked)
             metas += picked
         self.chosen |= {meta.id: meta for meta in metas}
@@ -118,8 +123,8 @@ class Recall:
 
     def _select(self, query: Query, shelf: Shelf, budget: int, layers: slice) -> list[BlockMeta]:
         """Chooses, and takes the scores into the mean over all who have chosen."""
-        representatives, mean = shelf.representatives[layers], self._view.mean_key[layers]
-        ids, scores = self._retriever.select(query, shelf.rows, representatives, mean, budget)
+        blocks = replace(shelf.blocks.of_layers(layers), budget_tokens=budget)
+        ids, scores = self._retriever.select(query, blocks)
         shelf.total += scores
         return [self._view.shortened.get(block_id) or self._store.meta(block_id) for block_id in ids]
 
@@ -128,13 +133,11 @@ class Shelf:
     """Blocks to choose from together, and what they have scored.
 
     Attributes:
-        rows: [B] blocks in time order.
-        representatives: [L, K, B, D].
-        budget_tokens: at most so many of their tokens are chosen.
+        blocks: B of them.
         total: [B], sum of their scores.
     """
 
-    def __init__(self, rows: Rows, representatives: Tensor, budget_tokens: int) -> None:
+    def __init__(self, blocks: Candidates) -> None:
         """Nothing has scored yet."""
-        self.rows, self.representatives, self.budget_tokens = rows, representatives, budget_tokens
-        self.total = torch.zeros(len(rows))
+        self.blocks = blocks
+        self.total = torch.zeros(len(blocks))

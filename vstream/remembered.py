@@ -10,6 +10,7 @@ import json
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,11 @@ import torch
 from torch import Tensor
 
 from vstream.cache import Placed, Snapshot, StreamCache, consecutive_starts, place
-from vstream.clip_block import representative_of
+from vstream.clip_block import described, representative_of
 from vstream.memory.block import BlockMeta, BlockShape, prefix_until
 from vstream.memory.columns import Rows, rows_of
 from vstream.memory.levels import DETAIL, LEVEL_NAMES, SINK
-from vstream.memory.retriever import make_retriever
+from vstream.memory.policies import make_retriever
 from vstream.reduction import Looked, Reduction, VisionTokens, num_vision
 from vstream.sampling import Counters
 from vstream.types import Frame, Gap, TokenSpan, format_seconds
@@ -74,11 +75,15 @@ class Remembered(ABC):
         self.prompt_tokens = self.clip_tokens + config.max_question_tokens + config.max_answer_tokens
         self._sink = adapter.sink()
         self._check_tokens(len(self._sink))
-        self.retriever = make_retriever(config.policy)
+        self.retriever = make_retriever(config.policy, config.retrieve_neighbours)
+        if config.selection == "per-layer" and not self.retriever.per_layer:
+            raise ValueError(f"policy={config.policy!r} has one opinion for all layers; use selection='shared' with it")
+        shape = BlockShape(adapter.num_layers, adapter.num_kv_heads, adapter.head_dim, adapter.dtype)
+        extra = self.retriever.extra(self._choosing.stop, shape, adapter.config.hidden_size)
+        self._shape = replace(shape, extra=extra)
         self._reduction = Reduction(
             adapter, skip_duplicates=config.skip_duplicates, drop_similarity=config.drop_similarity
         )
-        self._shape = BlockShape(adapter.num_layers, adapter.num_kv_heads, adapter.head_dim, adapter.dtype)
 
     @property
     @abstractmethod
@@ -200,11 +205,14 @@ class Remembered(ABC):
         """With the representatives of all blocks; that of a shortened block does not know what was cut off."""
         ids = [*candidates["id"].tolist(), *(placed.meta.id for placed in snapshot.window)]
         representatives = self.store.representatives.rows(ids, self._choosing)
+        extra, extras = self._shape.extra, None if self.store.extras is None else self.store.extras.rows(ids)
         for block_id, meta in shortened.items():
-            kv = self.store.gather([block_id], [meta.num_tokens])
-            representatives[:, :, ids.index(block_id)] = representative_of(kv, meta.kinds)[self._choosing]
+            kv, place = self.store.gather([block_id], [meta.num_tokens]), ids.index(block_id)
+            representatives[:, :, place] = representative_of(kv, meta.kinds)[self._choosing]
+            if extra is not None and extras is not None:
+                extras[:, :, place] = described(extra, kv, meta.kinds)
         sink_key = self.store.representatives.rows([SINK_ID], self._choosing).float()
-        return View(snapshot, candidates, representatives, sink_key, shortened)
+        return View(snapshot, candidates, representatives, sink_key, shortened, extras)
 
     @property
     def _choosing(self) -> slice:

@@ -98,7 +98,7 @@ class StreamMemory(Remembered):
             self.cache.rebase(self.store.gather(self._hot_ids()))
         kv, start = self.cache.prefill(looked.span)  # [L, 2, K, N, D], keys un-rotated
         frame = typical_frame(looked.frames, looked.features)
-        block = make_block(self.pyramid.take_id(), looked.span, kv, start, clip, frame)
+        block = make_block(self.pyramid.take_id(), looked.span, kv, start, clip, frame, self._shape.extra)
         before = self.last_seconds, self.counters, self.vision
         self.last_seconds, self.counters, self.vision = clip.end_seconds, counters, self.vision + looked.vision
         try:
@@ -120,7 +120,7 @@ class StreamMemory(Remembered):
     def _begin(self, sink: TokenSpan) -> None:
         """A new memory holds its sink from the start."""
         kv, start = self.cache.prefill(sink)
-        self._commit(make_block(self.pyramid.take_id(), sink, kv, start, None, None))
+        self._commit(make_block(self.pyramid.take_id(), sink, kv, start, None, None, self._shape.extra))
 
     def _state(self) -> bytes:
         """All that a resumed stream needs besides its blocks."""

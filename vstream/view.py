@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vstream.memory.columns import Rows, rows_of
-from vstream.memory.retriever import mean_key
+from vstream.memory.retriever import Candidates, mean_key
 
 if TYPE_CHECKING:
     from vstream.cache import Snapshot
@@ -30,6 +30,7 @@ class View:
             layers: those that choose.
         sink_key: [L, K, 1, D] float32, the mean key of the system prompt.
         shortened: by id, blocks of which only the beginning may be seen.
+        extras: [A, H, B + W, D] float16, what the policy keeps beside the representatives; None for nothing.
     """
 
     snapshot: Snapshot
@@ -37,6 +38,7 @@ class View:
     representatives: Tensor
     sink_key: Tensor
     shortened: Mapping[int, BlockMeta]
+    extras: Tensor | None = None
 
     @cached_property
     def window(self) -> Rows:
@@ -53,18 +55,26 @@ class View:
         """Time of the newest frame, None where there is none."""
         return float(ends.max()) if len(ends := self._both("end_seconds")) else None
 
-    def on_levels(self, levels: Sequence[int]) -> tuple[Rows, Tensor]:
-        """The candidates of some levels, and their representatives [L, K, B, D]."""
+    @cached_property
+    def mean_extra(self) -> Tensor | None:
+        """[A, H, 1, D], of all that can be seen, as the mean key."""
+        return None if self.extras is None else mean_key(self.extras, torch.from_numpy(self._both("weight")))
+
+    def on_levels(self, levels: Sequence[int], budget_tokens: int) -> Candidates:
+        """The candidates of some levels, to choose so many tokens of."""
+        blocks = self.blocks(self.candidates, slice(0, len(self.candidates)), budget_tokens)
         on_it = np.isin(self.candidates["level"], levels)
-        if on_it.all():
-            return self.candidates, self.representatives[:, :, : len(on_it)]
-        rows = torch.from_numpy(np.flatnonzero(on_it)).to(self.representatives.device)
-        return self.candidates[on_it], self.representatives.index_select(2, rows)
+        return blocks if on_it.all() else blocks.at(np.flatnonzero(on_it))
 
     @property
-    def in_window(self) -> tuple[Rows, Tensor]:
-        """The window's blocks, and their representatives [L, K, W, D]."""
-        return self.window, self.representatives[:, :, len(self.candidates) :]
+    def in_window(self) -> Candidates:
+        """The window's blocks, of which none need be chosen."""
+        return self.blocks(self.window, slice(len(self.candidates), None))
+
+    def blocks(self, rows: Rows, place: slice, budget_tokens: int = 0) -> Candidates:
+        """Blocks whose representatives lie at `place`."""
+        extra = None if self.extras is None else self.extras[:, :, place]
+        return Candidates(rows, self.representatives[:, :, place], self.mean_key, extra, self.mean_extra, budget_tokens)
 
     def _both(self, column: str) -> np.ndarray:
         return np.concatenate([self.candidates[column], self.window[column]])
