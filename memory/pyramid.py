@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,14 +36,20 @@ class Level:
         number: as in `BlockMeta.level`.
         budget_bytes: what its blocks may take at home.
         max_vision_tokens: of a block of the gist level; no other has a limit.
+        codec: how its blocks are stored.
     """
 
     number: int
     budget_bytes: int
     max_vision_tokens: int | None = None
+    codec: str = "none"
 
     def take(self, blocks: Sequence[Block], block_id: int) -> Block:
         """What stands for blocks, given in time order, on this level: one from the level before, or two of its own."""
+        made = self._condensed(blocks, block_id)
+        return replace(made, meta=replace(made.meta, codec=self.codec))
+
+    def _condensed(self, blocks: Sequence[Block], block_id: int) -> Block:
         if self.number == DIGEST:
             (block,) = blocks
             return digest(block, block_id=block_id, level=DIGEST, keep_share=DIGEST_KEEPS)
@@ -60,19 +66,29 @@ class Pyramid:
     """
 
     def __init__(
-        self, store: BlockStore, *, sink_tokens: int, digest_share: float, gist_share: float, gist_vision_tokens: int
+        self,
+        store: BlockStore,
+        *,
+        sink_tokens: int,
+        digest_share: float,
+        gist_share: float,
+        gist_vision_tokens: int,
+        codecs: Sequence[str] = ("none", "none", "none"),
     ) -> None:
         """Splits what the store can hold: the sink, then the shares of digest and gist, the rest for detail.
 
-        A `digest_share` of 0 leaves that level out.
+        A `digest_share` of 0 leaves that level out. `codecs` are those of detail, digest and gist; blocks that were
+        stored with another one keep it until they are condensed.
         """
         self.store = store
         self.next_id = 0
         self.counts: Counter[str] = Counter(demoted=0, merged=0)
         room = store.capacity_bytes - store.bytes_of(sink_tokens)
         digest_bytes, gist_bytes = int(room * digest_share), int(room * gist_share)
-        detail, gist = Level(DETAIL, room - digest_bytes - gist_bytes), Level(GIST, gist_bytes, gist_vision_tokens)
-        self.levels = (detail, Level(DIGEST, digest_bytes), gist) if digest_share else (detail, gist)
+        detail = Level(DETAIL, room - digest_bytes - gist_bytes, codec=codecs[DETAIL])
+        middle = Level(DIGEST, digest_bytes, codec=codecs[DIGEST])
+        gist = Level(GIST, gist_bytes, gist_vision_tokens, codecs[GIST])
+        self.levels = (detail, middle, gist) if digest_share else (detail, gist)
         self._neighbours: dict[int, Neighbours] = {}  # by level, less `_pinned`; empty: to be taken from the store
         self._pinned: set[int] = set()
 
@@ -165,12 +181,12 @@ class _Step:
     def add(self, block: Block) -> None:
         """Puts a block in."""
         self.added[block.meta.id] = block
-        self._more_bytes[block.meta.level] += self._bytes(block)
+        self._more_bytes[block.meta.level] += self._store.charge_of(block)
 
     def remove(self, block_id: int) -> None:
         """Takes a block away."""
         level, block = self.meta(block_id).level, self.added.pop(block_id, None)
-        self._more_bytes[level] -= self._bytes(block) if block else self._store.charged_bytes(block_id)
+        self._more_bytes[level] -= self._store.charge_of(block) if block else self._store.charged_bytes(block_id)
         if block is None:
             self.removed.add(block_id)
 
@@ -198,6 +214,3 @@ class _Step:
         if block_id in self.added:
             return self.added[block_id].representative
         return self._store.representatives.rows([block_id])[:, :, 0]
-
-    def _bytes(self, block: Block) -> int:
-        return self._store.bytes_of(block.meta.num_tokens, len(block.picture))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from vstream.memory import integrity
-from vstream.memory.block import Block, BlockMeta, BlockShape, Tier
+from vstream.memory.block import Block, BlockMeta, BlockShape, Form, Tier, lead_tokens
 from vstream.memory.budget import Budgets
 from vstream.memory.disk import DiskTier
 from vstream.memory.index import BlockIndex, Entry
@@ -36,6 +36,7 @@ class BlockStore:
 
     Attributes:
         home: the tier where every block lives.
+        codecs: by name; every block names its own.
         index: every block's metadata, and totals.
         slabs: home or cache slab by tier, where it has slots.
         disk: the disk tier, if it is the home.
@@ -79,6 +80,7 @@ class BlockStore:
         tiers = {Tier.DEVICE: device_bytes, Tier.HOST: host_bytes, Tier.DISK: disk_bytes}
         self._budgets = Budgets(shape, tiers, max_block_tokens, slot_tokens, max_state_bytes)
         self.shape, self.device, self.home = shape, device, self._budgets.home
+        self.codecs = self._budgets.codecs
         self.durable = folder is not None
         self.index = BlockIndex()
         self.pictures: dict[int, bytes] = {}
@@ -120,9 +122,13 @@ class BlockStore:
         """How many blocks a level has."""
         return self.index.num_blocks(level)
 
-    def bytes_of(self, num_tokens: int, picture_bytes: int = 0) -> int:
+    def bytes_of(self, num_tokens: int, picture_bytes: int = 0, codec: str = "none") -> int:
         """What a block is charged at home, its metadata, representative and picture included."""
-        return self._budgets.charge(num_tokens, picture_bytes)
+        return self._budgets.charge(Form(num_tokens, codec), picture_bytes)
+
+    def charge_of(self, block: Block) -> int:
+        """What a block, stored or not, is charged at home."""
+        return self._budgets.charge(block.meta.form, len(block.picture))
 
     def charged_bytes(self, block_id: int) -> int:
         """What a stored block is charged at home."""
@@ -187,23 +193,25 @@ class BlockStore:
         Raises:
             OSError, RuntimeError: if the disk refuses; then nothing has changed, and the store can still be read.
         """
-        charges = [self.bytes_of(block.meta.num_tokens, len(block.picture)) for block in add]
-        self._check_commit(add, remove, state, sum(charges))
+        self._check_commit(add, remove, state, sum(map(self.charge_of, add)))
+        packed = [(block, self._encode(block)) for block in add]
         self.representatives.reserve(max(0, len(add) - len(remove)))
         if self.disk:
-            self.disk.write(add, remove, state)
+            self.disk.write(packed, remove, state)
         for block_id in remove:
             self._remove(block_id)
-        for block in add:
+        for block, rows in packed:
             self._add(own(block.meta), len(block.picture), block.representative)
             if not self.disk and block.picture:
                 self.pictures[block.meta.id] = block.picture
-            self._tiers.put(block.meta.id, block.kv)
+            self._tiers.put(block.meta.id, block.meta.form, rows)
         self._state = bytes(state)
         self._note_use()
 
     def gather(self, ids: Sequence[int], lengths: Sequence[int] | None = None) -> Tensor:
-        """Blocks' kv [L, 2, K, N, D] on the device, concatenated in the order given, bit for bit as committed.
+        """Blocks' kv [L, 2, K, N, D] on the device, concatenated in the order given.
+
+        Without a codec they are bit for bit as committed; with one, the bits do not depend on which are read together.
 
         Args:
             ids: blocks, in the order wanted.
@@ -284,7 +292,7 @@ class BlockStore:
             return
         try:
             found = list(self.disk.blocks())
-            sizes = [(stored.meta.num_tokens, stored.picture_bytes) for stored in found]
+            sizes = [(stored.meta.form, stored.picture_bytes) for stored in found]
             self._budgets.check_holds(sizes, f"the memory in {self.disk.folder}")
             self.representatives.reserve(len(found))
             for stored in found:
@@ -306,14 +314,19 @@ class BlockStore:
             size = (self.shape.num_layers, 2, self.shape.num_kv_heads, block.meta.num_tokens, self.shape.head_dim)
             assert block.kv.shape == size, f"{block} in a store of {self.shape}"
             assert block.kv.dtype == self.shape.dtype, f"{block} in a store of {self.shape}"
+            assert block.meta.codec in self.codecs, f"{block} has an unknown codec {block.meta.codec!r}"
             assert 0 < block.meta.num_tokens <= self._budgets.max_block_tokens, f"{block} is empty or too large"
         assert len(state) <= self._budgets.max_state_bytes, f"a state of {len(state)} bytes is too large"
         full = f"{add_bytes} bytes more do not fit: {self.used_bytes} of {self.capacity_bytes}"
         assert self.fits(add_bytes, remove), full
 
+    def _encode(self, block: Block) -> Tensor:
+        """A block's payload, see `Codec.encode`."""
+        return self.codecs[block.meta.codec].encode(block.kv, lead_tokens(block.meta.seconds))
+
     def _add(self, meta: BlockMeta, picture_bytes: int, representative: Tensor) -> None:
         ram_bytes = meta_bytes(meta.num_tokens) + (0 if self.disk else picture_bytes)
-        self.index.add(Entry(meta, picture_bytes, self.bytes_of(meta.num_tokens, picture_bytes), ram_bytes))
+        self.index.add(Entry(meta, picture_bytes, self._budgets.charge(meta.form, picture_bytes), ram_bytes))
         self.representatives.add(meta.id, representative)
 
     def _remove(self, block_id: int) -> None:
@@ -323,11 +336,11 @@ class BlockStore:
         self._tiers.forget(block_id)
 
     def _gather(self, layers: range, ids: Sequence[int], lengths: Sequence[int] | None) -> Tensor:
-        tokens = {block_id: self.meta(block_id).num_tokens for block_id in ids}
-        counts = [tokens[block_id] for block_id in ids] if lengths is None else lengths
+        forms = {block_id: self.meta(block_id).form for block_id in ids}
+        counts = [forms[block_id].num_tokens for block_id in ids] if lengths is None else lengths
         for block_id, count in zip(ids, counts, strict=True):
-            assert 0 < count <= tokens[block_id], f"{count} tokens of {self.meta(block_id)}"
-        out = self._tiers.gather(layers, ids, counts, tokens)
+            assert 0 < count <= forms[block_id].num_tokens, f"{count} tokens of {self.meta(block_id)}"
+        out = self._tiers.gather(layers, ids, counts, forms)
         self._note_use()
         return out
 

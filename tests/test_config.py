@@ -62,6 +62,9 @@ def test_budgets_are_not_negative(name):
         ("selection", ["all", ""], "one of shared, per-layer"),
         ("positions", ["relative"], "one of contiguous, original"),
         ("queue_policy", ["drop"], "one of block, drop-oldest"),
+        ("detail_codec", ["int2", None], "one of none, int8, int4"),
+        ("digest_codec", ["int16"], "one of none, int8, int4"),
+        ("gist_codec", [""], "one of none, int8, int4"),
     ],
 )
 def test_settings_are_checked(name, values, allowed):

@@ -300,7 +300,7 @@ def test_a_temporary_disk_leaves_nothing_behind():
 
 def corrupt_cached_copy(store):
     slab = store.slabs[Tier.DEVICE]
-    slab.data.view(torch.uint8)[0, slab._slots[slab.ids[0]][0], 0, 0, 0, 0] ^= 1
+    slab.data.view(torch.uint8)[0, slab._slots[slab.ids[0]][0], 0] ^= 1
 
 
 def share_slot(store):
@@ -313,7 +313,8 @@ def lose_slot(store):
 
 
 def keep_stray(store):
-    store.slabs[Tier.DEVICE].write(99, make_block(99, tokens=1).kv)
+    block = make_block(99, tokens=1)
+    store.slabs[Tier.DEVICE].write(99, block.meta.form, store.codecs["none"].encode(block.kv, 1))
 
 
 def drop_entry(store):

@@ -28,9 +28,15 @@ def representative_of(kv: Tensor, kinds: Tensor) -> Tensor:
 
 
 def make_block(
-    block_id: int, span: TokenSpan, kv: Tensor, start: Tensor, clip: Clip | None, frame: Frame | None
+    block_id: int,
+    span: TokenSpan,
+    kv: Tensor,
+    start: Tensor,
+    clip: Clip | None,
+    frame: Frame | None,
+    codec: str = "none",
 ) -> Block:
-    """A block of freshly prefilled tokens: of a clip, or (without one) the sink."""
+    """A block of freshly prefilled tokens, to be stored with a codec: of a clip, or (without one) the sink."""
     meta = BlockMeta(
         id=block_id,
         level=DETAIL if clip else SINK,
@@ -44,5 +50,6 @@ def make_block(
         advance=span.advance,
         start=start,
         picture_seconds=frame.pts_seconds if frame else float("nan"),
+        codec=codec,
     )
     return Block(meta, kv, representative_of(kv, span.kinds), jpeg_of(frame) if frame else b"")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vstream.clip_block import make_block, typical_frame
+from vstream.memory.block import lead_tokens
 from vstream.memory.pyramid import Pyramid
 from vstream.memory.store import BlockStore
 from vstream.picture import MAX_BYTES
@@ -97,9 +98,10 @@ class StreamMemory(Remembered):
         """
         if self.cache.must_rebase(span):
             self.cache.rebase(self.store.gather(self._hot_ids()))
-        kv, start = self.cache.prefill(span)  # [L, 2, K, N, D], keys un-rotated
+        codec, lead = self.store.codecs[self._config.detail_codec], lead_tokens(span.seconds)
+        kv, start = self.cache.prefill(span, lambda kv: codec.round_trip(kv, lead))  # [L, 2, K, N, D], keys un-rotated
         frame = typical_frame(clip, features)
-        block = make_block(self.pyramid.take_id(), span, kv, start, clip, frame)
+        block = make_block(self.pyramid.take_id(), span, kv, start, clip, frame, codec.name)
         before = self.last_seconds, self.counters
         self.last_seconds, self.counters = clip.end_seconds, counters
         try:
@@ -170,11 +172,11 @@ class StreamMemory(Remembered):
     def _make_pyramid(self, sink_tokens: int) -> Pyramid:
         """The levels, if the memory's budget can hold the window, two clips more and two condensed blocks."""
         config, store = self._config, self.store
-        clip_bytes = store.bytes_of(self.clip_tokens, MAX_BYTES)
-        frame_bytes = store.bytes_of(self.adapter.min_frame_tokens, MAX_BYTES)
+        clip_bytes = store.bytes_of(self.clip_tokens, MAX_BYTES, config.detail_codec)
+        frame_bytes = store.bytes_of(self.adapter.min_frame_tokens, MAX_BYTES, config.detail_codec)
         whole = (config.window_tokens // self.clip_tokens + 2) * clip_bytes
         hot = max(whole, self._max_window_blocks * frame_bytes + clip_bytes)
-        gist = 2 * store.bytes_of(self.adapter.max_frame_tokens, MAX_BYTES)
+        gist = 2 * store.bytes_of(self.adapter.max_frame_tokens, MAX_BYTES, config.gist_codec)
         detail_share = 1 - config.digest_share - config.gist_share
         needed = int(max(hot / detail_share, gist / config.gist_share)) + store.bytes_of(sink_tokens)
         if store.capacity_bytes < needed:
@@ -188,4 +190,5 @@ class StreamMemory(Remembered):
             digest_share=config.digest_share,
             gist_share=config.gist_share,
             gist_vision_tokens=config.gist_vision_tokens,
+            codecs=(config.detail_codec, config.digest_codec, config.gist_codec),
         )
