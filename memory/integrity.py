@@ -87,7 +87,7 @@ def _check_disk(store: BlockStore) -> None:
     found = {part: store.disk.page_counts(part) for part in (Part.KV, Part.PICTURE)}
     entries = store.entries.items()
     expected = {
-        Part.KV: {i: num_pages(entry.meta.num_tokens * store.shape.bytes_per_token) for i, entry in entries},
+        Part.KV: {i: num_pages(store.payload_bytes(entry.meta.form)) for i, entry in entries},
         Part.PICTURE: {i: num_pages(entry.picture_bytes) for i, entry in entries if entry.picture_bytes},
     }
     for part, pages in expected.items():

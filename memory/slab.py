@@ -115,10 +115,11 @@ class Slab:
 
     def write(self, block_id: int, form: Form, rows: Tensor) -> None:
         """Copy a block's rows [L, head_rows + N, R] uint8, from any device, into free slots."""
-        slots, here = self._take(block_id, form), rows.to(self.data.device)
-        for slot, part in zip(slots, torch.split(here, self._rows_per_slot(form.codec), dim=1), strict=True):
-            words = part.contiguous().view(torch.int64).flatten(1)
-            self.data[:, slot, : words.shape[1]] = words
+        slots, per_slot = self._take(block_id, form), self._rows_per_slot(form.codec)
+        words = rows.to(self.data.device).contiguous().view(torch.int64)
+        whole = torch.nn.functional.pad(words, (0, 0, 0, len(slots) * per_slot - words.shape[1]))
+        filled = per_slot * words.shape[2]
+        self.data[:, self._index(slots), :filled] = whole.view(len(words), len(slots), filled)
 
     def copy_from(self, other: Slab, block_id: int) -> None:
         """Copy a block that lies in `other`, of the same slot size, into free slots here."""

@@ -56,7 +56,7 @@ class BlockStore:
         folder: Path | None = None,
         identity: Mapping[str, str | int],
         max_block_tokens: int,
-        slot_tokens: int = 8,
+        slot_tokens: int = 2,
         max_state_bytes: int = 256 * 1024,
     ) -> None:
         """Open the store; blocks that a persistent `folder` holds are there at once, their payload is not read.
@@ -68,7 +68,7 @@ class BlockStore:
             folder: a memory folder to open or make. Without one, disk bytes live in a temporary folder until `close`.
             identity: what made the keys and values; a folder of another identity is refused.
             max_block_tokens: no block has more tokens.
-            slot_tokens: tokens per slot.
+            slot_tokens: uncompressed tokens per slot of a slab; the fewer, the less room is left over in the last one.
             max_state_bytes: the session's state is never larger.
 
         Raises:
@@ -129,6 +129,10 @@ class BlockStore:
     def charge_of(self, block: Block) -> int:
         """What a block, stored or not, is charged at home."""
         return self._budgets.charge(block.meta.form, len(block.picture))
+
+    def payload_bytes(self, form: Form) -> int:
+        """Bytes of a block's keys and values, as they are stored."""
+        return self.codecs[form.codec].num_bytes(form.num_tokens)
 
     def charged_bytes(self, block_id: int) -> int:
         """What a stored block is charged at home."""
