@@ -74,17 +74,10 @@ _SMALLEST = 1e-30  # instead of a scale of 0, where all numbers of a vector are 
 def turn(vectors: Tensor) -> Tensor:
     """Vectors [..., D] turned so that no channel sticks out: a Hadamard transform, which is its own inverse.
 
-    It mixes channels in groups of the largest power of two that divides D. Sums and differences alone: its bits depend
-    neither on the device nor on how many vectors there are. After QuaRot (arXiv 2404.00456).
+    It mixes channels in groups of the largest power of two that divides D. After QuaRot (arXiv 2404.00456).
     """
     dim = vectors.shape[-1]
-    width = dim & -dim
-    mixed, half = vectors.reshape(-1, width, dim // width), 1
-    while half < width:
-        pairs = mixed.reshape(-1, width // (2 * half), 2, half, dim // width)
-        mixed = torch.stack([pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]], dim=2)
-        half *= 2
-    return mixed.reshape(vectors.shape) / math.sqrt(width)
+    return vectors @ _signs(dim, vectors.device).to(vectors.dtype) / math.sqrt(dim & -dim)
 
 
 def quantise(kv: Tensor, base: Tensor, bits: int) -> Tensor:
@@ -147,5 +140,9 @@ def dequantise(rows: Tensor, bases: Tensor, owner: Tensor, bits: int) -> Tensor:
 @cache
 def _signs(dim: int, device: torch.device) -> Tensor:
     """What `turn` multiplies by, but for its scale: [D, D] float32 of 1, 0 and -1."""
+    width = dim & -dim
     with torch.inference_mode(False):
-        return turn(torch.eye(dim, dtype=torch.float64)).sign().float().to(device)
+        pair, signs = torch.tensor([[1.0, 1.0], [1.0, -1.0]]), torch.ones(1, 1)
+        while len(signs) < width:
+            signs = torch.kron(pair, signs)
+        return torch.kron(signs, torch.eye(dim // width)).to(device)

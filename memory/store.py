@@ -56,7 +56,7 @@ class BlockStore:
         folder: Path | None = None,
         identity: Mapping[str, str | int],
         max_block_tokens: int,
-        slot_tokens: int = 2,
+        slot_tokens: int | None = None,
         max_state_bytes: int = 256 * 1024,
     ) -> None:
         """Open the store; blocks that a persistent `folder` holds are there at once, their payload is not read.
@@ -68,7 +68,8 @@ class BlockStore:
             folder: a memory folder to open or make. Without one, disk bytes live in a temporary folder until `close`.
             identity: what made the keys and values; a folder of another identity is refused.
             max_block_tokens: no block has more tokens.
-            slot_tokens: uncompressed tokens per slot of a slab; the fewer, the less room is left over in the last one.
+            slot_tokens: uncompressed tokens per slot of a slab; by default up to 8, and at least 16 slots to the largest
+                block, so that little room is left over in a block's last slot when it is compressed.
             max_state_bytes: the session's state is never larger.
 
         Raises:
@@ -78,6 +79,7 @@ class BlockStore:
         if folder is not None and not disk_bytes:
             raise ValueError(f"disk_bytes is 0, but {folder} is to hold the memory; give disk_bytes > 0")
         tiers = {Tier.DEVICE: device_bytes, Tier.HOST: host_bytes, Tier.DISK: disk_bytes}
+        slot_tokens = slot_tokens if slot_tokens is not None else max(1, min(8, max_block_tokens // 16))
         self._budgets = Budgets(shape, tiers, max_block_tokens, slot_tokens, max_state_bytes)
         self.shape, self.device, self.home = shape, device, self._budgets.home
         self.codecs = self._budgets.codecs
