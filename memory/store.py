@@ -68,8 +68,8 @@ class BlockStore:
             folder: a memory folder to open or make. Without one, disk bytes live in a temporary folder until `close`.
             identity: what made the keys and values; a folder of another identity is refused.
             max_block_tokens: no block has more tokens.
-            slot_tokens: uncompressed tokens per slot of a slab; by default up to 8, and at least 16 slots to the largest
-                block, so that little room is left over in a block's last slot when it is compressed.
+            slot_tokens: uncompressed tokens per slot of a slab; by default a sixteenth of the largest block, up to 8,
+                so that little room is left over in the last slot of a block that is compressed.
             max_state_bytes: the session's state is never larger.
 
         Raises:
