@@ -146,7 +146,7 @@ def memory_spans(folder: Path) -> list[Span]:
 
 
 def _levels(metas: list[BlockMeta]) -> list[dict[str, Any]]:
-    """Blocks, tokens, frames and time range of every level."""
+    """Blocks, tokens, frames, codecs and time range of every level."""
     from vstream.memory.levels import LEVEL_NAMES, SINK
 
     by_level: dict[int, list[BlockMeta]] = defaultdict(list)
@@ -158,6 +158,7 @@ def _levels(metas: list[BlockMeta]) -> list[dict[str, Any]]:
             "blocks": len(found),
             "tokens": sum(meta.num_tokens for meta in found),
             "frames": round(sum(meta.weight for meta in found)),
+            "codec": ", ".join(sorted({meta.codec for meta in found})),
             "start_seconds": min(meta.start_seconds for meta in found),
             "end_seconds": max(meta.end_seconds for meta in found),
         }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from vstream.memory.block import Block
@@ -34,10 +34,12 @@ class Level(ABC):
     Attributes:
         number: as in `BlockMeta.level`.
         budget_bytes: what its blocks may take at home.
+        codec: how its blocks are stored, see `codec.py`; one stored otherwise stays so until it is condensed.
     """
 
     number: int
     budget_bytes: int
+    codec: str = field(default="none", kw_only=True)
 
     def neighbours(self) -> Neighbours:
         """What says which block goes first when the level overflows: the earlier of the most similar neighbours."""
@@ -151,6 +153,7 @@ class Room:
         hot_bytes: the least that the first level needs: the hot window and a few clips.
         digest_share, gist_share: parts of the total for those levels.
         gist_vision_tokens: of a condensed block.
+        codecs: of detail, digest and gist.
     """
 
     total_bytes: int
@@ -158,6 +161,7 @@ class Room:
     digest_share: float
     gist_share: float
     gist_vision_tokens: int
+    codecs: tuple[str, str, str] = ("none", "none", "none")
 
     @property
     def digest_bytes(self) -> int:
@@ -238,4 +242,4 @@ def make_levels(name: str, room: Room) -> Levels:
     """
     if name not in CONSOLIDATIONS:
         raise ValueError(f"unknown consolidation {name!r}; choose one of {', '.join(sorted(CONSOLIDATIONS))}")
-    return CONSOLIDATIONS[name](room)
+    return tuple(replace(level, codec=room.codecs[level.number]) for level in CONSOLIDATIONS[name](room))

@@ -118,7 +118,9 @@ class Pyramid:
             self._offer(step, instead.meta)
 
     def _described(self, merged: Block, parents: Sequence[Block]) -> Block:
-        """A condensed block with what the retrieval policy keeps of it."""
+        """A condensed block in its level's codec, with what the retrieval policy keeps of it."""
+        codec = next(level.codec for level in self.levels if level.number == merged.meta.level)
+        merged = replace(merged, meta=replace(merged.meta, codec=codec))
         wanted = self.store.shape.extra
         if wanted is None:
             return merged
@@ -138,12 +140,12 @@ class _Step:
     def add(self, block: Block) -> None:
         """Puts a block in."""
         self.added[block.meta.id] = block
-        self._more_bytes[block.meta.level] += self._bytes(block)
+        self._more_bytes[block.meta.level] += self._store.charge_of(block)
 
     def remove(self, block_id: int) -> None:
         """Takes a block away."""
         level, block = self.meta(block_id).level, self.added.pop(block_id, None)
-        self._more_bytes[level] -= self._bytes(block) if block else self._store.charged_bytes(block_id)
+        self._more_bytes[level] -= self._store.charge_of(block) if block else self._store.charged_bytes(block_id)
         if block is None:
             self.removed.add(block_id)
 
@@ -172,6 +174,3 @@ class _Step:
         if block_id in self.added:
             return self.added[block_id].representative
         return self._store.representatives.rows([block_id])[:, :, 0]
-
-    def _bytes(self, block: Block) -> int:
-        return self._store.bytes_of(block.meta.num_tokens, len(block.picture))

@@ -310,6 +310,7 @@ def test_info_tells_what_a_memory_holds(watched: Path, capsys: pytest.CaptureFix
     (detail,) = found["levels"]
     assert (detail["level"], detail["blocks"], detail["frames"]) == ("detail", 10, 40)
     assert (detail["start_seconds"], detail["end_seconds"]) == (0.0, found["last_seconds"])
+    assert detail["codec"] == "none"
     assert main(["info", str(watched)]) == 0
     assert re.search(r"detail +10 +\d+ +40", capsys.readouterr().out)
 

@@ -4,6 +4,7 @@ import errno
 import os
 from collections import Counter
 from copy import copy
+from dataclasses import replace
 from itertools import cycle, islice, pairwise
 
 import pytest
@@ -14,8 +15,8 @@ from hypothesis import strategies as st
 
 from vstream.memory import disk as disk_module
 from vstream.memory import levels as levels_module
-from vstream.memory.block import Block, BlockMeta, BlockShape, Tier, TokenKind
-from vstream.memory.levels import CONSOLIDATIONS, DETAIL, DIGEST, GIST, SINK, Room, make_levels
+from vstream.memory.block import Block, BlockMeta, BlockShape, Tier, TokenKind, lead_tokens
+from vstream.memory.levels import CONSOLIDATIONS, DETAIL, DIGEST, GIST, SINK, Level, Room, make_levels
 from vstream.memory.neighbours import SLACK
 from vstream.memory.pyramid import Pyramid
 from vstream.memory.records import Part, to_pages
@@ -265,6 +266,50 @@ def test_without_a_share_there_is_no_digest(home, monkeypatch):
         for i in range(90):
             watcher.commit((2, 3, i // 7 % 4, 0.1, PICTURE_BYTES), window=2)
         assert {meta.level for meta in store.metas()} == {SINK, DETAIL, GIST}
+
+
+@homes
+def test_every_level_has_its_codec(home, monkeypatch):
+    """What is condensed is what was stored, and is stored anew by the codec of where it goes."""
+    codecs = {SINK: "none", DETAIL: "int8", DIGEST: "int4", GIST: "int8"}
+    take, made, given = Level.take, {}, []
+
+    def watched(level, blocks, block_id):
+        given.extend(blocks)
+        made[block_id] = take(level, blocks, block_id)
+        return made[block_id]
+
+    monkeypatch.setattr(Level, "take", watched)
+    with open_store(home) as store:
+        pyramid = Pyramid(
+            store,
+            sink_tokens=2,
+            digest_share=0.2,
+            gist_share=0.3,
+            gist_vision_tokens=2,
+            codecs=("int8", "int4", "int8"),
+        )
+        pyramid.commit(make_sink(pyramid.take_id()), lambda: b"", pinned=[0])
+        entered = {}
+        for i in range(120):
+            block = clip_block(pyramid.take_id(), 4.0 * i, (4, 3, i // 7 % 4, 0.1, 0))
+            block = Block(replace(block.meta, codec="int8"), block.kv, block.representative)
+            entered[block.meta.id] = block
+            pyramid.commit(block, lambda: b"")
+        store.check_integrity(deep=True)
+        assert {(meta.level, meta.codec) for meta in store.metas()} == set(codecs.items())
+        assert all(store.level_bytes(level.number) <= level.budget_bytes for level in pyramid.levels)
+        for block in given:
+            if block.meta.id in entered:
+                assert raw(block.kv) == raw(read_back(store, entered[block.meta.id]))
+        for block_id in made.keys() & store.entries.keys():
+            assert raw(store.gather([block_id])) == raw(read_back(store, made[block_id]))
+        assert pyramid.counts["merged"] > 5
+
+
+def read_back(store, block):
+    """A block's kv as its codec gives it back."""
+    return store.codecs[block.meta.codec].round_trip(block.kv, lead_tokens(block.meta.seconds))
 
 
 @homes

@@ -13,9 +13,11 @@ import torch
 from streams import MIB, ListSource, RecordingLlama, altered, feature_frames, pump_all, small_config, watched
 
 from vstream.answer import Answer, Evidence
-from vstream.config import DecodeOptions
+from vstream.cache import place
+from vstream.config import CodecName, Config, DecodeOptions
 from vstream.engine import Engine
 from vstream.memory.block import Tier
+from vstream.memory.codec import CODECS
 from vstream.memory.levels import DETAIL, DIGEST, GIST, SINK
 from vstream.memory.policies import RETRIEVERS
 from vstream.models.random import RandomLlama
@@ -66,11 +68,49 @@ def persistent(folder: Path, frames: Any, adapter: RandomLlama | None = None, **
 @pytest.mark.parametrize("clips_before_stop", [1, 3, 7, 12])
 @pytest.mark.parametrize("disk_mib", [2, 64])
 def test_a_resumed_stream_is_bit_identical(tmp_path: Path, clips_before_stop: int, disk_mib: int) -> None:
-    frames = feature_frames(91)
-    config = small_config(disk_bytes=disk_mib * MIB, host_bytes=MIB, gist_share=0.3)
+    check_resuming(tmp_path, clips_before_stop, small_config(disk_bytes=disk_mib * MIB, host_bytes=MIB, gist_share=0.3))
+
+
+@pytest.mark.parametrize(("codec", "disk_mib"), [("int8", 2), ("int4", 2), ("int8", 64)])
+def test_so_is_one_that_is_stored_with_fewer_bits(tmp_path: Path, codec: CodecName, disk_mib: int) -> None:
+    config = small_config(
+        disk_bytes=disk_mib * MIB,
+        host_bytes=MIB,
+        gist_share=0.3,
+        detail_codec=codec,
+        digest_codec="int4",
+        gist_codec=codec,
+    )
+    check_resuming(tmp_path, 7, config, frames=201)
+
+
+@pytest.mark.parametrize("codec", ["none", "int8", "int4"])
+def test_the_window_holds_what_is_stored(monkeypatch: pytest.MonkeyPatch, codec: CodecName) -> None:
+    """Not what the decoder made: else a resumed stream would go on from other keys."""
+
+    @torch.inference_mode()
+    def window_is_stored() -> bool:
+        memory = watched(RandomLlama(), feature_frames(20), detail_codec=codec).memory
+        assert memory.cache.sink
+        ids = [placed.meta.id for placed in (memory.cache.sink, *memory.cache.window)]
+        positions = torch.cat([placed.positions for placed in (memory.cache.sink, *memory.cache.window)], dim=1)
+        kv = place(memory.adapter, memory.store.gather(ids), positions)
+        held = [torch.cat(span.view()) for span in memory.cache.spans]
+        assert {memory.store.meta(block_id).codec for block_id in ids[1:]} == {codec}
+        assert memory.store.meta(ids[0]).codec == "none", "the sink keeps every bit"
+        return torch.equal(torch.stack(held), kv)
+
+    assert window_is_stored()
+    for kind in CODECS.values():
+        monkeypatch.setattr(kind, "round_trip", lambda self, kv, lead: kv)
+    assert window_is_stored() == (codec == "none"), "negative control"
+
+
+def check_resuming(tmp_path: Path, clips_before_stop: int, config: Config, frames: int = 91) -> None:
+    source = feature_frames(frames)
 
     def open_session(name: str) -> Session:
-        return Session(RandomLlama(), ListSource(frames), config, folder=tmp_path / name)
+        return Session(RandomLlama(), ListSource(source), config, folder=tmp_path / name)
 
     whole = open_session("whole")
     pump_all(whole)
@@ -86,11 +126,11 @@ def test_a_resumed_stream_is_bit_identical(tmp_path: Path, clips_before_stop: in
     assert resumed.memory.last_seconds == 2 * clips_before_stop - 1
     pump_all(resumed)
     assert_same_memory(whole, resumed)
-    for ours, theirs in zip(whole.memory.cache.layers, resumed.memory.cache.layers, strict=True):
-        assert torch.equal(ours.view()[0], theirs.view()[0])
+    for ours, theirs in zip(whole.memory.cache.spans, resumed.memory.cache.spans, strict=True):
+        assert all(map(torch.equal, ours.view(), theirs.view()))
     assert whole.status().frames == resumed.status().frames
     assert whole.status().moved == resumed.status().moved
-    assert (whole.status().moved["demoted"] > 0) == (disk_mib == 2)
+    assert (whole.status().moved["demoted"] > 0) == (config.disk_bytes <= 2 * MIB)
     assert told(asked(whole)) == told(asked(resumed))
     whole.memory.store.check_integrity(deep=True)
     resumed.memory.store.check_integrity(deep=True)
@@ -343,17 +383,21 @@ def test_open_frames_are_seen_but_not_kept() -> None:
     assert session.status().frames.encoded == 4
 
 
-@pytest.mark.parametrize("at", [0.0, 0.5, 1.0, 2.0, 7.3, 19.0, 39.0])
-def test_a_question_about_the_past_sees_nothing_later(at: float) -> None:
+PAST = [(at, "none") for at in (0.0, 0.5, 1.0, 2.0, 7.3, 19.0, 39.0)] + [(at, "int4") for at in (0.5, 2.0, 8.0)]
+
+
+@pytest.mark.parametrize(("at", "codec"), PAST)
+def test_a_question_about_the_past_sees_nothing_later(at: float, codec: CodecName) -> None:
     frames = feature_frames(40)
-    late = watched(RandomLlama(), frames)
+    late = watched(RandomLlama(), frames, detail_codec=codec)
     answer = asked(late, at=at)
     assert answer.snapshot_seconds == float(int(at))
     assert all(e.end_seconds <= at for e in answer.evidence)
     for index in {int(at) + 1, 39} - {40}:
         if index > at:
-            assert told(asked(watched(RandomLlama(), altered(frames, index)), at=at)) == told(answer)
-    other = watched(RandomLlama(), altered(frames, int(at)))
+            other = watched(RandomLlama(), altered(frames, index), detail_codec=codec)
+            assert told(asked(other, at=at)) == told(answer)
+    other = watched(RandomLlama(), altered(frames, int(at)), detail_codec=codec)
     assert told(asked(other, at=at)) != told(answer)
 
 

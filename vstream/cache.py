@@ -6,7 +6,7 @@ nothing of frames, text, threads or where blocks are stored.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -230,11 +230,16 @@ class StreamCache(SpanCache):
         """Tokens in the sink."""
         return self.sink.meta.num_tokens if self.sink else 0
 
-    def prefill(self, span: TokenSpan) -> tuple[Tensor, Tensor]:
+    def prefill(self, span: TokenSpan, as_stored: Callable[[Tensor], Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Runs a span through the decoder behind what is cached, and appends it, for `adopt` to keep.
 
+        Args:
+            span: the tokens.
+            as_stored: what will be read of kv [L, 2, K, N, D] once it is stored: that is what the cache holds. None:
+                the same.
+
         Returns:
-            Its keys (un-rotated) and values [L, 2, K, N, D], and its start [A].
+            Its keys (un-rotated) and values [L, 2, K, N, D] as the decoder made them, and its start [A].
         """
         if not self.window and self.sink is None:
             self._allocate(len(span))
@@ -244,7 +249,7 @@ class StreamCache(SpanCache):
         try:
             self.adapter.forward(span.embeds, positions, self)
             kv = unplace(self.adapter, self._tail(len(span)), positions)
-            self._write_tail(place(self.adapter, kv, positions))
+            self._write_tail(place(self.adapter, as_stored(kv) if as_stored else kv, positions))
         except BaseException:
             self._drop_tail()
             raise

@@ -46,8 +46,12 @@ def make_block(
     clip: Clip | None,
     frame: Frame | None,
     extra: Extra | None = None,
+    codec: str = "none",
 ) -> Block:
-    """A block of freshly prefilled tokens: of a clip, or (without one) the sink; with what a policy keeps of it."""
+    """A block of freshly prefilled tokens, to be stored with a codec: of a clip, or (without one) the sink.
+
+    `extra` says what a retrieval policy keeps of it.
+    """
     meta = BlockMeta(
         id=block_id,
         level=DETAIL if clip else SINK,
@@ -61,6 +65,7 @@ def make_block(
         advance=span.advance,
         start=start,
         picture_seconds=frame.pts_seconds if frame else float("nan"),
+        codec=codec,
     )
     kept = described(extra, kv, span.kinds, span.embeds) if extra else None
     return Block(meta, kv, representative_of(kv, span.kinds), jpeg_of(frame) if frame else b"", kept)

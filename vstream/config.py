@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 MIB = 1 << 20
 DEFAULT_DISK_BYTES = 4096 * MIB  # of a memory that is kept, unless said otherwise
 MAX_FPS = 1000.0
+CodecName = Literal["none", "int8", "int4"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,7 @@ class Config:
             none until it is measured what it is good for.
         gist_share: part of the memory kept for the last level, blocks of one short frame that merge for ever.
         gist_vision_tokens: vision tokens of a condensed block.
+        detail_codec, digest_codec, gist_codec: how keys and values of a level are stored, see `vstream.memory.codec`.
         max_queue_frames: frames that may wait to be encoded.
         queue_policy: what happens when they are more: the reader waits, or the oldest are dropped.
         realtime: files are paced by their own clock.
@@ -94,6 +96,9 @@ class Config:
     digest_share: float = 0.0
     gist_share: float = 0.125
     gist_vision_tokens: int = 4
+    detail_codec: CodecName = "none"
+    digest_codec: CodecName = "none"
+    gist_codec: CodecName = "none"
     max_queue_frames: int = 64
     queue_policy: Literal["block", "drop-oldest"] = "block"
     realtime: bool = False
@@ -156,6 +161,7 @@ _CHOICES = {
     "selection": ("shared", "per-layer"),
     "positions": ("contiguous", "original"),
     "queue_policy": ("block", "drop-oldest"),
+    **dict.fromkeys(("detail_codec", "digest_codec", "gist_codec"), get_args(CodecName)),
 }
 
 

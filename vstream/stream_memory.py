@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vstream.clip_block import make_block, typical_frame
+from vstream.memory.block import lead_tokens
 from vstream.memory.levels import Room, make_levels
 from vstream.memory.pyramid import Pyramid
 from vstream.memory.store import BlockStore
@@ -96,9 +97,13 @@ class StreamMemory(Remembered):
         """
         if self.cache.must_rebase(looked.span):
             self.cache.rebase(self.store.gather(self._hot_ids()))
-        kv, start = self.cache.prefill(looked.span)  # [L, 2, K, N, D], keys un-rotated
+        codec, lead = self.store.codecs[self._config.detail_codec], lead_tokens(looked.span.seconds)
+        kv, start = self.cache.prefill(
+            looked.span, lambda kv: codec.round_trip(kv, lead)
+        )  # [L, 2, K, N, D], un-rotated
         frame = typical_frame(looked.frames, looked.features)
-        block = make_block(self.pyramid.take_id(), looked.span, kv, start, clip, frame, self._shape.extra)
+        block_id, extra = self.pyramid.take_id(), self._shape.extra
+        block = make_block(block_id, looked.span, kv, start, clip, frame, extra, codec.name)
         before = self.last_seconds, self.counters, self.vision
         self.last_seconds, self.counters, self.vision = clip.end_seconds, counters, self.vision + looked.vision
         try:
@@ -170,11 +175,11 @@ class StreamMemory(Remembered):
     def _make_pyramid(self, sink_tokens: int) -> Pyramid:
         """The levels, if the memory's budget can hold the window, two clips more and two condensed blocks."""
         config, store = self._config, self.store
-        clip_bytes = store.bytes_of(self.clip_tokens, MAX_BYTES)
-        frame_bytes = store.bytes_of(self.adapter.min_frame_tokens, MAX_BYTES)
+        clip_bytes = store.bytes_of(self.clip_tokens, MAX_BYTES, config.detail_codec)
+        frame_bytes = store.bytes_of(self.adapter.min_frame_tokens, MAX_BYTES, config.detail_codec)
         whole = (config.window_tokens // self.clip_tokens + 2) * clip_bytes
         hot = max(whole, self._max_window_blocks * frame_bytes + clip_bytes)
-        gist = 2 * store.bytes_of(self.adapter.max_frame_tokens, MAX_BYTES)
+        gist = 2 * store.bytes_of(self.adapter.max_frame_tokens, MAX_BYTES, config.gist_codec)
         if config.consolidation == "pyramid":
             detail_share = 1 - config.digest_share - config.gist_share
             needed = int(max(hot / detail_share, gist / config.gist_share))
@@ -196,4 +201,5 @@ class StreamMemory(Remembered):
             digest_share=config.digest_share,
             gist_share=config.gist_share,
             gist_vision_tokens=config.gist_vision_tokens,
+            codecs=(config.detail_codec, config.digest_codec, config.gist_codec),
         )
