@@ -22,7 +22,6 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import torch
 from bench_stream import full_cache, load
-from torch import Tensor
 
 from vstream.cache import place
 from vstream.config import Config
@@ -33,8 +32,10 @@ from vstream.memory.representatives import RepresentativeTable
 from vstream.memory.retriever import Candidates, Query, mean_key
 from vstream.memory.store import BlockStore
 from vstream.models.base import Adapter
+from vstream.types import Frame
 
 STORED = 256
+HALF_HOUR = 1800.0  # seconds into the stream: a clip of then is laid out to know how long blocks are
 QUESTION = "Which animal was seen before the rocket started, and when was that?"
 CPU = torch.device("cpu")
 
@@ -142,13 +143,14 @@ def random_query(adapter: Adapter, words: int) -> Query:
     return Query(torch.randn(*size, adapter.head_dim), keys, (), embeds)
 
 
-def fetcher(adapter: Adapter, store: BlockStore, block_tokens: int) -> Callable[[tuple[int, ...]], Tensor]:
-    """Brings blocks back, and places them one after the other."""
+def fetcher(adapter: Adapter, store: BlockStore, block_tokens: int) -> Callable[[tuple[int, ...]], None]:
+    """Brings blocks back, and places them one after the other, layer by layer, as `vstream.recall` does."""
 
-    def fetch(chosen: tuple[int, ...]) -> Tensor:
+    def fetch(chosen: tuple[int, ...]) -> None:
         kv = store.gather([block_id % STORED for block_id in chosen])
         positions = torch.arange(len(chosen) * block_tokens).expand(adapter.num_axes, -1) % adapter.max_positions
-        return place(adapter, kv, positions)
+        for layer in kv:
+            place(adapter, layer, positions)
 
     return fetch
 
@@ -168,9 +170,10 @@ def prefiller(adapter: Adapter, cached_tokens: int) -> Callable[[], None]:
 @torch.inference_mode()
 def bench(model: str, *, blocks: int, fetched: int, rounds: int) -> list[Row]:
     """Every policy's row."""
-    adapter, _ = load(model)
+    adapter, table = load(model)
     config = Config(**adapter.settings)
-    block_tokens = config.clip_frames * adapter.max_frame_tokens
+    frames = [Frame(HALF_HOUR + number, table[0].float().numpy()) for number in range(config.clip_frames)]
+    block_tokens = len(adapter.layout(frames, adapter.encode(frames)))
     keys, rows = filled(shape_of(adapter).representative_size, blocks), rows_of(blocks, block_tokens)
     shelves = [Shelf(adapter, policy, blocks, rows, keys) for policy in sorted(RETRIEVERS)]
     query = random_query(adapter, int(adapter.question(QUESTION).query.sum()))
@@ -182,7 +185,7 @@ def bench(model: str, *, blocks: int, fetched: int, rounds: int) -> list[Row]:
 def in_turns(
     shelves: Sequence[Shelf],
     select: Callable[[Shelf], tuple[int, ...]],
-    fetch: Callable[[tuple[int, ...]], Tensor],
+    fetch: Callable[[tuple[int, ...]], None],
     prefill: Callable[[], None],
     rounds: int,
 ) -> list[Row]:
@@ -204,13 +207,12 @@ def in_turns(
 
 def show(rows: Sequence[Row]) -> None:
     """Prints the table."""
-    print(
-        f"{'policy':14}{'select ms':>10}{'fetch ms':>10}{'both ms':>10}{'prefill ms':>12}{'met':>5}{'extra bytes':>13}"
-    )
+    names = ("select ms", "fetch ms", "both ms", "prefill ms", "met", "extra bytes")
+    print(f"{'policy':14}" + "".join(f"{name:>12}" for name in names))
     for row in rows:
         both = row.select_ms + row.fetch_ms
-        times = f"{row.select_ms:10.1f}{row.fetch_ms:10.1f}{both:10.1f}{row.prefill_ms:12.1f}"
-        print(f"{row.policy:14}{times}{'yes' if row.met else 'NO':>5}{row.extra_bytes:13}")
+        times = f"{row.select_ms:12.1f}{row.fetch_ms:12.1f}{both:12.1f}{row.prefill_ms:12.1f}"
+        print(f"{row.policy:14}{times}{'yes' if row.met else 'NO':>12}{row.extra_bytes:12}")
 
 
 def main() -> None:
