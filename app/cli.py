@@ -230,6 +230,31 @@ def add(
     print(f"embedded is in {folder}")
 
 
+@app.command()
+def lab(
+    model: Annotated[str, typer.Option(help="What watches and answers; the questions suit tiny.")] = "tiny",
+    preset: Annotated[list[str] | None, typer.Option(help="Only this one; may be given often.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="One stream and one budget, some minutes.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the streams.")] = 0,
+    plot: Annotated[Path | None, typer.Option(help="Draw right answers against bytes.", metavar="FILE.png")] = None,
+    json: Json = False,
+) -> None:
+    """Compares ways to remember on streams of the synthetic world: right answers, by age, and bytes."""
+    from vstream.app.lab.plan import lab as run_lab
+    from vstream.app.lab.plan import show
+    from vstream.app.watching import quieten
+    from vstream.presets import PRESETS
+
+    quieten()
+    names = preset or list(PRESETS)
+    report = run_lab(model=model, presets=names, quick=quick, seed=seed, picture=plot, told=_progress)
+    show(report, as_json=json)
+
+
+def _progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; the exit code."""
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - a closed stream, for as long as we run

@@ -96,6 +96,7 @@ def memory_info(folder: Path) -> dict[str, Any]:
             "file_bytes": disk.file_bytes,
             "last_seconds": state.get("last_seconds"),
             "frames": state.get("counters"),
+            "vision_tokens": state.get("vision_tokens"),
             "num_gaps": state.get("num_gaps", 0),
             "gaps": state.get("gaps", []),
             "levels": _levels(metas),
@@ -131,7 +132,7 @@ def memory_spans(folder: Path) -> list[Span]:
         ValueError: if it holds no memory, or half of one.
     """
     from vstream.memory.disk import DiskTier
-    from vstream.memory.pyramid import LEVEL_NAMES, SINK
+    from vstream.memory.levels import LEVEL_NAMES, SINK
 
     with DiskTier.open_readonly(folder) as disk, disk.snapshot():
         metas = [stored.meta for stored in disk.blocks()]
@@ -145,8 +146,8 @@ def memory_spans(folder: Path) -> list[Span]:
 
 
 def _levels(metas: list[BlockMeta]) -> list[dict[str, Any]]:
-    """Blocks, tokens, frames and time range of every level."""
-    from vstream.memory.pyramid import LEVEL_NAMES, SINK
+    """Blocks, tokens, frames, codecs and time range of every level."""
+    from vstream.memory.levels import LEVEL_NAMES, SINK
 
     by_level: dict[int, list[BlockMeta]] = defaultdict(list)
     for meta in metas:
@@ -157,6 +158,7 @@ def _levels(metas: list[BlockMeta]) -> list[dict[str, Any]]:
             "blocks": len(found),
             "tokens": sum(meta.num_tokens for meta in found),
             "frames": round(sum(meta.weight for meta in found)),
+            "codec": ", ".join(sorted({meta.codec for meta in found})),
             "start_seconds": min(meta.start_seconds for meta in found),
             "end_seconds": max(meta.end_seconds for meta in found),
         }

@@ -51,6 +51,17 @@ class Options:
     policy: Annotated[str | None, _option("How the past is searched: maxsim, prototypes, embedding ...")] = None
     selection: Annotated[str | None, _option("One choice for all layers, or each its own: shared or per-layer.")] = None
     clip_frames: Annotated[int | None, _option("Frames encoded together.")] = None
+    scene_cut: Annotated[
+        float | None,
+        _option("Ends a clip where the picture changes so much more than before, of 255, that a new scene begins."),
+    ] = None
+    skip_duplicates: Annotated[
+        float | None, _option("Skips frames in which no part changed by more than this, of 255, within their clip.")
+    ] = None
+    drop_similarity: Annotated[
+        float | None,
+        _option("Leaves out parts of frames that are more alike than this cosine to what their clip showed there."),
+    ] = None
     reader: Annotated[str, _option("What reads files: av or decord.")] = "av"
     transport: Annotated[str | None, _option("How rtsp:// cameras send: tcp or udp (tcp).")] = None
     evidence_dir: Annotated[Path | None, _option("Folder for the answers' pictures (JPEG).", metavar="DIR")] = None
@@ -89,6 +100,9 @@ class Options:
             policy=self.policy,
             selection=self.selection,
             clip_frames=self.clip_frames,
+            scene_cut=self.scene_cut,
+            skip_duplicates=self.skip_duplicates,
+            drop_similarity=self.drop_similarity,
             device_bytes=_bytes("--device-mib", self.device_mib, _ram_mib()),
             host_bytes=_bytes("--host-mib", self.host_mib, _ram_mib()),
             disk_bytes=_bytes("--disk-mib", self.disk_mib, MAX_DISK_MIB),

@@ -71,6 +71,7 @@ def answer_record(answer: Answer, pictures: PictureFolder, source_name: str | No
         "tokens_per_second": _finite(answer.tokens_per_second),
         "memory": asdict(answer.memory) if answer.memory else None,
         "frames": asdict(answer.frames) if answer.frames else None,
+        "vision_tokens": asdict(answer.vision) if answer.vision else None,
     }
 
 

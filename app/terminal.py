@@ -183,9 +183,11 @@ def closing_facts(status: Status, wall_seconds: float) -> dict[str, str]:
     return {
         "frames": f"{frames.decoded} decoded, {frames.received} taken: {frames.encoded} encoded, "
         f"{frames.skipped} skipped, {frames.dropped} dropped, {frames.queued} queued",
+        "vision": f"{status.vision.made} tokens made, {status.vision.left_out} "
+        f"({status.vision.share_left_out:.0%}) left out",
         "time": f"{format_seconds(status.clock_seconds or 0)} of video in {wall_seconds:.1f} s, "
         f"at most {status.max_lag_seconds:.1f} s behind",
-        "memory": f"{blocks_text(status.blocks)} ({status.moved['demoted']} demoted, {status.moved['merged']} merged)",
+        "memory": f"{blocks_text(status.blocks)} ({', '.join(f'{n} {name}' for name, n in status.moved.items())})",
         "bytes": ", ".join(f"{tier} {megabytes(count)}" for tier, count in tiers.items()),
     }
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property
 from math import prod
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -94,6 +94,18 @@ class BlockShape:
         return 2 * prod(self.extra.size) if self.extra else 0
 
 
+class Form(NamedTuple):
+    """How a block's keys and values are stored, which says how many bytes they take.
+
+    Attributes:
+        num_tokens: tokens N.
+        codec: by name, see `vstream.memory.codec`.
+    """
+
+    num_tokens: int
+    codec: str = "none"
+
+
 @dataclass(frozen=True, eq=False)
 class BlockMeta:
     """All of a block but its tensors of keys and values.
@@ -110,6 +122,7 @@ class BlockMeta:
         advance: [A] int64: what follows is placed this much further.
         start: [A] int64, where it was placed when it was encoded.
         picture_seconds: time of the frame in its picture (NaN for none).
+        codec: how its keys and values are stored, on every tier, see `vstream.memory.codec`.
     """
 
     id: int
@@ -124,11 +137,17 @@ class BlockMeta:
     advance: Tensor
     start: Tensor
     picture_seconds: float = float("nan")
+    codec: str = "none"
 
     @cached_property
     def num_tokens(self) -> int:
         """Tokens N."""
         return int(self.kinds.shape[0])
+
+    @property
+    def form(self) -> Form:
+        """How its keys and values are stored."""
+        return Form(self.num_tokens, self.codec)
 
     def __repr__(self) -> str:
         span = f"{self.start_seconds:.2f}..{self.end_seconds:.2f} s"
@@ -162,6 +181,16 @@ class Block:
 
     def __repr__(self) -> str:
         return f"Block({self.meta}, kv {list(self.kv.shape)} {self.kv.dtype}, picture {len(self.picture)} bytes)"
+
+
+def lead_tokens(seconds: Tensor) -> int:
+    """How many first tokens are of the same frame: no cut of a block has fewer.
+
+    Args:
+        seconds: [N] float64, the time of each token's frame, NaN for none.
+    """
+    others = torch.nonzero(seconds[1:] != seconds[:1])[:, 0]
+    return 1 + int(others[0]) if len(others) else len(seconds)
 
 
 def prefix_until(meta: BlockMeta, seconds: float) -> BlockMeta:

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from vstream.memory.block import BlockShape, Tier
+from vstream.memory.block import BlockShape, Form, Tier
+from vstream.memory.codec import Codec, make_codecs
 from vstream.memory.records import PAGE_BYTES, PAGE_CHARGE, meta_bytes, num_pages
-from vstream.memory.slab import slots_for
+from vstream.memory.slab import slot_row_bytes, slots_for
 
 FIXED_DISK_BYTES = 16 * PAGE_BYTES
 """Disk budget kept for the files beside data.mdb and for LMDB's own meta pages."""
@@ -48,7 +49,7 @@ class Budgets:
         for name in ("max_block_tokens", "slot_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        largest, given = self._record_bytes(self.max_block_tokens), self.tiers[self.home]
+        largest, given = self._largest_bytes, self.tiers[self.home]
         if self.capacity_bytes < largest:
             raise ValueError(
                 f"{_name(self.home)}={given} cannot hold one block of {self.max_block_tokens} tokens; "
@@ -65,10 +66,15 @@ class Budgets:
         """The lowest tier with a budget: where every block lives."""
         return max(tier for tier, given in self.tiers.items() if given)
 
-    @property
+    @cached_property
+    def codecs(self) -> dict[str, Codec]:
+        """All codecs, by name."""
+        return make_codecs(self.shape)
+
+    @cached_property
     def slot_bytes(self) -> int:
         """Bytes of one slot."""
-        return self.slot_tokens * self.shape.bytes_per_token
+        return self.shape.num_layers * slot_row_bytes(self.codecs, self.slot_tokens)
 
     @cached_property
     def capacity_bytes(self) -> int:
@@ -79,7 +85,7 @@ class Budgets:
         if self.home is not Tier.DISK:
             return self.tiers[self.home] // self._home_slot_bytes * self.slot_bytes
         room = self.tiers[Tier.DISK] - FIXED_DISK_BYTES - self._state_bytes
-        return max(0, min(room * 85 // 100, room - COMMIT_BLOCKS * self._record_bytes(self.max_block_tokens)))
+        return max(0, min(room * 85 // 100, room - COMMIT_BLOCKS * self._largest_bytes))
 
     @cached_property
     def max_blocks(self) -> int:
@@ -98,15 +104,15 @@ class Budgets:
         cache = given - self.max_blocks * self._row_bytes if tier is Tier.DEVICE else given * 15 // 16
         return cache // self.slot_bytes if given and self._fits_cache(cache) else 0
 
-    def charge(self, num_tokens: int, picture_bytes: int = 0, foreign_bytes: int = 0) -> int:
+    def charge(self, form: Form, picture_bytes: int = 0, foreign_bytes: int = 0) -> int:
         """Bytes a block counts at home: its own, at least a share so large that `max_blocks` is never exceeded.
 
         A block that another retrieval policy has stored may have `foreign_bytes` more of its own than this one's.
         """
         share = -(-self.capacity_bytes // self.max_blocks) if self.max_blocks < self._home_blocks else 0
-        return max(self._record_bytes(num_tokens, picture_bytes, foreign_bytes), share)
+        return max(self._record_bytes(form, picture_bytes, foreign_bytes), share)
 
-    def check_holds(self, sizes: Sequence[tuple[int, int, int]], what: str) -> None:
+    def check_holds(self, sizes: Sequence[tuple[Form, int, int]], what: str) -> None:
         """Raise ValueError unless blocks of these sizes, as `charge` takes them, fit; says which budget they need."""
         own = sum(self._record_bytes(*size) for size in sizes)
         if own > self.capacity_bytes:
@@ -121,26 +127,38 @@ class Budgets:
         """The smallest home budget whose capacity is at least `used`."""
         if self.home is not Tier.DISK:
             return -(-used // self.slot_bytes) * self._home_slot_bytes
-        room = max(-(-used * 100 // 85) + 1, used + COMMIT_BLOCKS * self._record_bytes(self.max_block_tokens))
+        room = max(-(-used * 100 // 85) + 1, used + COMMIT_BLOCKS * self._largest_bytes)
         return room + FIXED_DISK_BYTES + self._state_bytes
 
-    def _record_bytes(self, num_tokens: int, picture_bytes: int = 0, foreign_bytes: int = 0) -> int:
+    def _record_bytes(self, form: Form, picture_bytes: int = 0, foreign_bytes: int = 0) -> int:
         """Bytes that a block with its metadata, representative and picture takes at home, at most."""
-        metadata = meta_bytes(num_tokens) + foreign_bytes
+        metadata = meta_bytes(form.num_tokens) + foreign_bytes
         if self.home is Tier.DISK:
-            parts = [num_tokens * self.shape.bytes_per_token, metadata + self.shape.representative_bytes]
+            payload = self.codecs[form.codec].num_bytes(form.num_tokens)
+            parts = [payload, metadata + self.shape.representative_bytes]
             parts += [picture_bytes] if picture_bytes else []
             return sum(map(num_pages, parts)) * PAGE_CHARGE
         row = self._row_bytes if self.home is Tier.DEVICE else 0
-        return slots_for(num_tokens, self.slot_tokens) * self.slot_bytes + metadata + row + picture_bytes
+        return self._slots_for(form) * self.slot_bytes + metadata + row + picture_bytes
+
+    def _slots_for(self, form: Form) -> int:
+        return slots_for(form, self.codecs, self.slot_tokens)
 
     def _fits_cache(self, given: int) -> bool:
-        return given // self.slot_bytes >= slots_for(self.max_block_tokens, self.slot_tokens)
+        return given // self.slot_bytes >= max(map(self._slots_for, self._forms(self.max_block_tokens)))
+
+    def _forms(self, num_tokens: int) -> list[Form]:
+        return [Form(num_tokens, name) for name in self.codecs]
+
+    @cached_property
+    def _largest_bytes(self) -> int:
+        """The most that any block may take."""
+        return max(map(self._record_bytes, self._forms(self.max_block_tokens)))
 
     @cached_property
     def _home_blocks(self) -> int:
         """Most blocks that the home has bytes for."""
-        return self.capacity_bytes // self._record_bytes(1)
+        return self.capacity_bytes // min(map(self._record_bytes, self._forms(1)))
 
     @cached_property
     def _row_bytes(self) -> int:

@@ -1,6 +1,7 @@
 """Condensing: fewer tokens that stand for the same frames. Knows nothing of budgets or of where bytes lie.
 
-`digest` keeps a share of a block's vision tokens where they are in time, `condense` makes one short frame of blocks.
+`digest` keeps a share of a block's vision tokens where they are in time, `condense` makes one short frame of blocks,
+`pool` averages the tokens of each frame, `halve` keeps half of the tokens as they are.
 """
 
 from __future__ import annotations
@@ -65,13 +66,61 @@ def digest(block: Block, *, block_id: int, level: int, keep_share: float) -> Blo
     vision = torch.nonzero(block.meta.kinds == TokenKind.VISION)[:, 0]
     seen = _wide(block.kv[:, :, :, vision])
     chosen = _salient(seen, math.ceil(keep_share * len(vision)))
-    kept = vision[chosen]
+    absorbed = _absorb(seen[:, :, :, chosen], [block])
+    return _with_vision(block, vision[chosen], absorbed, block_id=block_id, level=level)
+
+
+def pool(block: Block, *, block_id: int, level: int, keep_share: float) -> Block:
+    """A block whose frames have `keep_share` of their vision tokens each, at least one: means of runs of neighbours.
+
+    Timestamps, markers, weight, times, representative and picture stay. With one token a frame it is VideoScan's
+    carrier token.
+
+    Args:
+        block: with vision tokens.
+    """
+    vision = torch.nonzero(block.meta.kinds == TokenKind.VISION)[:, 0]
+    frames = torch.unique(block.meta.seconds[vision])
+    of_frames = (vision[block.meta.seconds[vision] == seconds] for seconds in frames)
+    groups = [group for tokens in of_frames for group in _vision_groups(tokens, max(1, int(keep_share * len(tokens))))]
+    means = torch.stack([_wide(block.kv[:, :, :, group]).mean(dim=3) for group in groups], dim=3)
+    return _with_vision(block, torch.stack([group[0] for group in groups]), means, block_id=block_id, level=level)
+
+
+def halve(block: Block, *, block_id: int, level: int) -> Block:
+    """A block with half of its vision tokens as they are, at least one; the others go.
+
+    Of the half, one half are those least like the newest quarter of the frames (temporal redundancy: the greatest
+    cosine with any of its keys; there the same patch, which a block halved before may no longer have), the rest those
+    whose values are longest (InfiniPot-V, arXiv 2506.15745).
+
+    Args:
+        block: with vision tokens.
+    """
+    vision = torch.nonzero(block.meta.kinds == TokenKind.VISION)[:, 0]
+    count = max(1, len(vision) // 2)
+    seen, seconds = _wide(block.kv[:, :, :, vision]), block.meta.seconds[vision]
+    frames = torch.unique(seconds)
+    newest = seconds >= frames[-max(1, len(frames) // 4)]
+    keys = _flat_keys(seen)
+    alike = (keys @ keys[newest.to(keys.device)].T).amax(dim=1).cpu()
+    alike[newest] = -1.0  # they are new by themselves
+    norms = seen[:, 1].square().sum(dim=(0, 1, 3)).cpu()
+    fresh = alike.argsort(stable=True)[: count // 2]
+    norms[fresh] = -1.0
+    chosen = torch.cat([fresh, norms.argsort(descending=True, stable=True)[: count - len(fresh)]]).sort().values
+    return _with_vision(block, vision[chosen], seen[:, :, :, chosen], block_id=block_id, level=level)
+
+
+def _with_vision(block: Block, kept: Tensor, kv: Tensor, *, block_id: int, level: int) -> Block:
+    """The block with vision tokens `kv` [L, 2, K, P, D] at the places `kept` [P] alone, and their frames' text."""
+    assert _has_vision(block), "a block without vision tokens"
     stays = (block.meta.kinds != TokenKind.VISION) & torch.isin(block.meta.seconds, block.meta.seconds[kept])
     stays[kept] = True
-    kv = block.kv[:, :, :, stays].clone()
-    kv[:, :, :, block.meta.kinds[stays] == TokenKind.VISION] = _absorb(seen[:, :, :, chosen], [block]).to(kv.dtype)
+    whole = block.kv[:, :, :, stays].clone()
+    whole[:, :, :, block.meta.kinds[stays] == TokenKind.VISION] = kv.to(whole.dtype)
     meta = _merged_meta([block.meta], block.meta, block_id, level, block.meta.seconds[stays], block.meta.kinds[stays])
-    return Block(meta, kv, block.representative, block.picture)
+    return Block(meta, whole, block.representative, block.picture)
 
 
 def _has_vision(block: Block) -> bool:

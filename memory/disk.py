@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from vstream.memory import folder as folders
-from vstream.memory.block import Block, BlockMeta, BlockShape
+from vstream.memory.block import Block, BlockMeta
 from vstream.memory.budget import FIXED_DISK_BYTES
+from vstream.memory.codec import Codec
 from vstream.memory.environment import Environment, open_env
 from vstream.memory.records import (
     PAGE_BYTES,
@@ -165,30 +166,29 @@ class DiskTier:
         """A block's picture, b"" if it has none."""
         return self._read(Part.PICTURE, block_id) or b""
 
-    def read_kv(self, block_id: int, shape: BlockShape, num_tokens: int, layers: range | None = None) -> Tensor:
-        """A block's kv [len(layers), 2, K, N, D] on the CPU; only the layers asked for are read, all by default."""
-        layers = range(shape.num_layers) if layers is None else layers
+    def read_rows(self, block_id: int, codec: Codec, num_tokens: int, layers: range | None = None) -> Tensor:
+        """A block's payload [len(layers), head_rows + N, R] uint8 on the CPU; only the layers asked for are read."""
+        layers = range(codec.shape.num_layers) if layers is None else layers
         assert layers.step == 1, f"layers are read as one stretch, not {layers}"
-        size = (len(layers), 2, shape.num_kv_heads, num_tokens, shape.head_dim)
-        kv = torch.empty(size, dtype=shape.dtype)
-        layer_bytes = num_tokens * shape.bytes_per_token // shape.num_layers
-        target, offset = tensor_bytes(kv), layers.start * layer_bytes  # a new CPU tensor's bytes are shared, not copied
+        rows = torch.empty(len(layers), codec.num_rows(num_tokens), codec.row_bytes, dtype=torch.uint8)
+        target = tensor_bytes(rows)  # a new CPU tensor's bytes are shared, not copied
+        offset = layers.start * rows[:1].nbytes
         with self._reading() as txn:
             for page, start, stop in span_pages(offset, offset + len(target)):
                 key = page_key(Part.KV, block_id, page)
                 chunk = open_page(key, txn.get(key))[start:stop]
                 target[: len(chunk)], target = chunk, target[len(chunk) :]
-        return kv
+        return rows
 
-    def write(self, add: Sequence[Block], remove: Sequence[int], state: bytes, policy: str = "") -> None:
-        """Add and remove blocks and replace the state: all of it, or, if this raises, nothing.
+    def write(self, add: Sequence[tuple[Block, Tensor]], remove: Sequence[int], state: bytes, policy: str = "") -> None:
+        """Add blocks with their payloads, remove some and replace the state: all of it, or, if this raises, nothing.
 
         What `Block.extra` holds is `policy`'s.
         """
         import lmdb
 
         records: dict[tuple[Part, int], bytes | memoryview] = {(Part.STATE, 0): bytes(state)}
-        records |= {key: body for block in add for key, body in _records(block, policy)}
+        records |= {key: body for block, rows in add for key, body in _records(block, rows, policy)}
         try:
             self._write_reusing(records, remove)
         except lmdb.MapFullError as error:
@@ -334,11 +334,11 @@ class DiskTier:
                 txn.cursor().putmulti(to_pages(part, block_id, body))
 
 
-def _records(block: Block, policy: str) -> Iterator[tuple[tuple[Part, int], bytes | memoryview]]:
+def _records(block: Block, rows: Tensor, policy: str) -> Iterator[tuple[tuple[Part, int], bytes | memoryview]]:
     """What a block is stored as; `policy` says whose its extra is."""
     meta, extra = block.meta, None if block.extra is None else StoredExtra(policy, block.extra)
     yield (Part.META, meta.id), encode_meta(meta, block.representative, len(block.picture), extra)
-    yield (Part.KV, meta.id), tensor_bytes(block.kv)
+    yield (Part.KV, meta.id), tensor_bytes(rows)
     if block.picture:
         yield (Part.PICTURE, meta.id), block.picture
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 DATA, LOCK, MANIFEST, WRITER = "data.mdb", "lock.mdb", "vstream.json", "writer.lock"
 
 Identity = Mapping[str, str | int]

@@ -59,10 +59,8 @@ def _check_slabs(store: BlockStore, ids: set[int]) -> None:
             missing = sorted(ids - set(slab.ids))
             _require(not missing, f"blocks {missing} are not at home in the {tier.name.lower()} slab")
         for block_id in slab.ids:
-            tokens = store.meta(block_id).num_tokens
-            _require(
-                slab.tokens[block_id] == tokens, f"block {block_id} has other tokens in the {tier.name.lower()} slab"
-            )
+            same = slab.forms[block_id] == store.meta(block_id).form
+            _require(same, f"block {block_id} has another form in the {tier.name.lower()} slab")
 
 
 def _check_budgets(store: BlockStore) -> None:
@@ -91,7 +89,7 @@ def _check_disk(store: BlockStore) -> None:
     found = {part: store.disk.page_counts(part) for part in (Part.KV, Part.PICTURE)}
     entries = store.entries.items()
     expected = {
-        Part.KV: {i: num_pages(entry.meta.num_tokens * store.shape.bytes_per_token) for i, entry in entries},
+        Part.KV: {i: num_pages(store.payload_bytes(entry.meta.form)) for i, entry in entries},
         Part.PICTURE: {i: num_pages(entry.picture_bytes) for i, entry in entries if entry.picture_bytes},
     }
     for part, pages in expected.items():
@@ -119,14 +117,10 @@ def _check_payloads(store: BlockStore) -> None:
             _require(same, f"the representative of block {stored.meta.id} is not the one on disk")
             _check_extra(store, stored)
     for block_id, entry in store.entries.items():
-        copies = {
-            tier: slab.gather(range(store.shape.num_layers), [block_id], [entry.meta.num_tokens])
-            for tier, slab in store.slabs.items()
-            if block_id in slab
-        }
+        copies = {tier: slab.payload(block_id) for tier, slab in store.slabs.items() if block_id in slab}
         if store.disk:
-            copies[Tier.DISK] = store.disk.read_kv(block_id, store.shape, entry.meta.num_tokens)
+            copies[Tier.DISK] = store.disk.read_rows(block_id, store.codecs[entry.meta.codec], entry.meta.num_tokens)
         home = tensor_bytes(copies.pop(store.home))
-        for tier, kv in copies.items():
-            same = tensor_bytes(kv) == home
+        for tier, rows in copies.items():
+            same = tensor_bytes(rows) == home
             _require(same, f"the {tier.name.lower()} copy of block {block_id} differs from its home")

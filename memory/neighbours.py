@@ -75,11 +75,26 @@ class Neighbours:
         waiting = list(pairs)
         for start in range(0, len(waiting), PAIRS_AT_ONCE):
             some = waiting[start : start + PAIRS_AT_ONCE]
-            firsts, seconds = (rows([block_id for _, block_id in keys]) for keys in zip(*some, strict=True))
-            for (first, second), value in zip(some, similarities(firsts, seconds), strict=True):
+            for (first, second), value in zip(some, self._values(some, rows), strict=True):
                 heapq.heappush(self._heap, (-value, first, second))
         if len(self._heap) > 2 * len(self) + SLACK:
             self._heap = sorted({entry for entry in self._heap if self._adjacent(*entry[1:])})  # sorted is a heap
+
+    def _values(self, pairs: Sequence[tuple[Key, Key]], rows: Rows) -> list[float]:
+        """How alike two blocks are, for each pair."""
+        firsts, seconds = (rows([block_id for _, block_id in keys]) for keys in zip(*pairs, strict=True))
+        return similarities(firsts, seconds)
+
+
+class NeighboursInTime(Neighbours):
+    """Those closest in time count as most similar, or (`oldest_first`) the oldest two, whatever they show."""
+
+    def __init__(self, *, oldest_first: bool = False) -> None:
+        super().__init__()
+        self._oldest_first = oldest_first
+
+    def _values(self, pairs: Sequence[tuple[Key, Key]], rows: Rows) -> list[float]:
+        return [-first[0] if self._oldest_first else first[0] - second[0] for first, second in pairs]
 
 
 def similarities(firsts: Tensor, seconds: Tensor) -> list[float]:

@@ -1,8 +1,7 @@
 """Pyramid memory bank: resolution fades with age, nothing is lost in silence.
 
-Blocks enter at the finest level, detail. A level over its budget hands its most redundant block to the next one,
-condensed: the digest level keeps a quarter of its vision tokens, the gist level one short frame. The last level merges
-its most similar neighbours, weights and time ranges kept. So a stream of any length fits.
+Blocks enter at the finest level, detail. A level over its budget hands its most redundant block to the next one; the
+last one squeezes its own. So a stream of any length fits. What that means is up to the levels (`levels.py`).
 This module knows nothing of text, models or where the blocks' bytes lie.
 """
 
@@ -10,45 +9,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from vstream.memory.block import Block, BlockMeta
-from vstream.memory.condense import condense, digest
+from vstream.memory.levels import Level
 from vstream.memory.neighbours import Neighbours
 
 if TYPE_CHECKING:
     from vstream.memory.store import BlockStore
-
-SINK, DETAIL, DIGEST, GIST = -1, 0, 1, 2
-LEVEL_NAMES = {SINK: "sink", DETAIL: "detail", DIGEST: "digest", GIST: "gist"}
-DIGEST_KEEPS = 0.25  # of a block's vision tokens
-
-
-@dataclass(frozen=True)
-class Level:
-    """One resolution of the pyramid.
-
-    Attributes:
-        number: as in `BlockMeta.level`.
-        budget_bytes: what its blocks may take at home.
-        max_vision_tokens: of a block of the gist level; no other has a limit.
-    """
-
-    number: int
-    budget_bytes: int
-    max_vision_tokens: int | None = None
-
-    def take(self, blocks: Sequence[Block], block_id: int) -> Block:
-        """What stands for blocks, given in time order, on this level: one from the level before, or two of its own."""
-        if self.number == DIGEST:
-            (block,) = blocks
-            return digest(block, block_id=block_id, level=DIGEST, keep_share=DIGEST_KEEPS)
-        assert self.max_vision_tokens is not None, f"nothing is demoted to the {LEVEL_NAMES[self.number]} level"
-        return condense(blocks, block_id=block_id, level=self.number, max_vision_tokens=self.max_vision_tokens)
 
 
 class Pyramid:
@@ -59,20 +31,11 @@ class Pyramid:
     with the blocks held, but for the first one after opening, which compares all neighbours.
     """
 
-    def __init__(
-        self, store: BlockStore, *, sink_tokens: int, digest_share: float, gist_share: float, gist_vision_tokens: int
-    ) -> None:
-        """Splits what the store can hold: the sink, then the shares of digest and gist, the rest for detail.
-
-        A `digest_share` of 0 leaves that level out.
-        """
-        self.store = store
+    def __init__(self, store: BlockStore, levels: Sequence[Level]) -> None:
+        """Levels from the finest on, whose budgets the store can hold beside the sink."""
+        self.store, self.levels = store, tuple(levels)
         self.next_id = 0
-        self.counts: Counter[str] = Counter(demoted=0, merged=0)
-        room = store.capacity_bytes - store.bytes_of(sink_tokens)
-        digest_bytes, gist_bytes = int(room * digest_share), int(room * gist_share)
-        detail, gist = Level(DETAIL, room - digest_bytes - gist_bytes), Level(GIST, gist_bytes, gist_vision_tokens)
-        self.levels = (detail, Level(DIGEST, digest_bytes), gist) if digest_share else (detail, gist)
+        self.counts: Counter[str] = Counter(demoted=0, merged=0, dropped=0)
         self._neighbours: dict[int, Neighbours] = {}  # by level, less `_pinned`; empty: to be taken from the store
         self._pinned: set[int] = set()
 
@@ -120,7 +83,7 @@ class Pyramid:
         """Takes every level's neighbours from the store, where nothing is pinned."""
         self._pinned = set()
         for level in self.levels:
-            self._neighbours[level.number] = neighbours = Neighbours()
+            self._neighbours[level.number] = neighbours = level.neighbours()
             neighbours.add(self.store.metas_on(level.number), self.store.representatives.rows)
 
     def _offer(self, step: _Step, meta: BlockMeta) -> None:
@@ -132,29 +95,32 @@ class Pyramid:
             self._neighbours[meta.level].remove(meta, step.representatives)
 
     def _make_room(self, step: _Step, index: int) -> None:
-        """Demotes one block of a level, the earlier of the most similar neighbours, or merges the two on the last."""
-        pair = [step.meta(block_id) for block_id in self._neighbours[self.levels[index].number].most_similar()]
+        """Hands one block on to the next level, the one that loses least; the last level squeezes its own."""
+        level = self.levels[index]
+        pair = self._neighbours[level.number].most_similar()
         assert pair, "the level's budget must hold the hot window and one clip more"
         if index + 1 < len(self.levels):
-            self._replace(step, pair[:1], self.levels[index + 1])
+            first = step.block(pair[0])
+            self._replace(step, [first], self.levels[index + 1].take(first, self.take_id()))
             self.counts["demoted"] += 1
         else:
-            assert len(pair) == 2, "the last level must hold at least two blocks within its budget"
-            self._replace(step, pair, self.levels[index])
-            self.counts["merged"] += 1
+            leaving, instead = level.squeeze([step.block(block_id) for block_id in pair], self.take_id)
+            self._replace(step, leaving, instead)
+            self.counts["merged" if instead else "dropped"] += 1
 
-    def _replace(self, step: _Step, metas: list[BlockMeta], level: Level) -> None:
-        """Puts one condensed block in the place of some."""
-        blocks = [step.block(meta.id) for meta in metas]
-        merged = self._described(level.take(blocks, self.take_id()), blocks)
-        for meta in metas:
-            self._withdraw(step, meta)
-            step.remove(meta.id)
-        step.add(merged)
-        self._offer(step, merged.meta)
+    def _replace(self, step: _Step, leaving: Sequence[Block], instead: Block | None) -> None:
+        """Puts one block, or nothing, in the place of some."""
+        for block in leaving:
+            self._withdraw(step, block.meta)
+            step.remove(block.meta.id)
+        if instead is not None:
+            step.add(self._described(instead, leaving))
+            self._offer(step, instead.meta)
 
     def _described(self, merged: Block, parents: Sequence[Block]) -> Block:
-        """A condensed block with what the retrieval policy keeps of it."""
+        """A condensed block in its level's codec, with what the retrieval policy keeps of it."""
+        codec = next(level.codec for level in self.levels if level.number == merged.meta.level)
+        merged = replace(merged, meta=replace(merged.meta, codec=codec))
         wanted = self.store.shape.extra
         if wanted is None:
             return merged
@@ -174,12 +140,12 @@ class _Step:
     def add(self, block: Block) -> None:
         """Puts a block in."""
         self.added[block.meta.id] = block
-        self._more_bytes[block.meta.level] += self._bytes(block)
+        self._more_bytes[block.meta.level] += self._store.charge_of(block)
 
     def remove(self, block_id: int) -> None:
         """Takes a block away."""
         level, block = self.meta(block_id).level, self.added.pop(block_id, None)
-        self._more_bytes[level] -= self._bytes(block) if block else self._store.charged_bytes(block_id)
+        self._more_bytes[level] -= self._store.charge_of(block) if block else self._store.charged_bytes(block_id)
         if block is None:
             self.removed.add(block_id)
 
@@ -208,6 +174,3 @@ class _Step:
         if block_id in self.added:
             return self.added[block_id].representative
         return self._store.representatives.rows([block_id])[:, :, 0]
-
-    def _bytes(self, block: Block) -> int:
-        return self._store.bytes_of(block.meta.num_tokens, len(block.picture))

@@ -148,7 +148,7 @@ _TENSORS = {
     "kinds": torch.uint8, "seconds": torch.float64, "positions": torch.int64,
     "advance": torch.int64, "start": torch.int64,
 }  # fmt: skip
-_SCALARS = ("id", "level", "start_seconds", "end_seconds", "epoch_seconds", "weight", "picture_seconds")
+_SCALARS = ("id", "level", "start_seconds", "end_seconds", "epoch_seconds", "weight", "picture_seconds", "codec")
 
 
 def meta_bytes(num_tokens: int) -> int:

@@ -1,4 +1,4 @@
-"""A slab: preallocated keys and values in slots on one device, and which block lies in which slots.
+"""A slab: preallocated rows of bytes in slots on one device, and which block lies in which slots.
 
 A slab is the home of blocks or a least-recently-used cache of a slower tier; which one is the store's business. This
 module knows nothing of tiers, budgets, disks or metadata.
@@ -8,41 +8,58 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from vstream.kernels import gather_tokens
-from vstream.memory.block import BlockShape
+from vstream.kernels import gather_rows
+from vstream.memory.block import BlockShape, Form
+from vstream.memory.codec import WORD_BYTES, Codec
 
 
-def slots_for(num_tokens: int, slot_tokens: int) -> int:
-    """Slots that `num_tokens` take."""
-    return -(-num_tokens // slot_tokens)
+def slot_row_bytes(codecs: Mapping[str, Codec], slot_tokens: int) -> int:
+    """Bytes of one layer of a slot that holds `slot_tokens` uncompressed tokens, and at least one row of any codec."""
+    return max(slot_tokens * codecs["none"].row_bytes, *(codec.row_bytes for codec in codecs.values()))
+
+
+def slots_for(form: Form, codecs: Mapping[str, Codec], slot_tokens: int) -> int:
+    """Slots that a block takes: the more a codec compresses, the more rows lie in a slot."""
+    codec = codecs[form.codec]
+    return -(-codec.num_rows(form.num_tokens) // (slot_row_bytes(codecs, slot_tokens) // codec.row_bytes))
 
 
 class Slab:
-    """Slots of `slot_tokens` tokens each: `data` is [L, S, 2, K, P, D], S slots of P tokens.
+    """Slots of the bytes of `slot_tokens` uncompressed tokens each: `data` is [L, S, W], S slots of W words a layer.
 
-    The lowest free slots are used first, so that pageable memory is touched only as far as it was ever needed.
+    The rows of a block, whatever its codec, fill its slots one after the other. The lowest free slots are used first,
+    so that pageable memory is touched only as far as it was ever needed.
 
     Attributes:
         num_slots: slots in all.
         slot_bytes: bytes of one slot.
-        tokens: resident block id -> its number of tokens.
+        forms: resident block id -> how it is stored.
     """
 
     def __init__(
-        self, shape: BlockShape, *, num_slots: int, slot_tokens: int, device: torch.device, pin: bool = False
+        self,
+        shape: BlockShape,
+        codecs: Mapping[str, Codec],
+        *,
+        num_slots: int,
+        slot_tokens: int,
+        device: torch.device,
+        pin: bool = False,
     ) -> None:
-        size = (shape.num_layers, num_slots, 2, shape.num_kv_heads, slot_tokens, shape.head_dim)
+        words = slot_row_bytes(codecs, slot_tokens) // WORD_BYTES
         with torch.inference_mode(False):  # else nobody outside inference mode could write to it later
-            self.data = torch.empty(size, dtype=shape.dtype, device=device, pin_memory=pin)
+            size = (shape.num_layers, num_slots, words)
+            self.data = torch.empty(size, dtype=torch.int64, device=device, pin_memory=pin)
         self.num_slots = num_slots
         self.slot_tokens = slot_tokens
-        self.slot_bytes = slot_tokens * shape.bytes_per_token
-        self.tokens: dict[int, int] = {}
+        self.slot_bytes = shape.num_layers * words * WORD_BYTES
+        self.forms: dict[int, Form] = {}
+        self._codecs = codecs
         self._slots: OrderedDict[int, list[int]] = OrderedDict()
         self._free = list(range(num_slots))
 
@@ -68,13 +85,13 @@ class Slab:
         """Mark a resident block as used now."""
         self._slots.move_to_end(block_id)
 
-    def make_room(self, num_tokens: int, keep: Container[int], limit_slots: int) -> bool:
-        """Forget least recently used blocks, none of `keep`, until `num_tokens` fit within `limit_slots` used slots.
+    def make_room(self, form: Form, keep: Container[int], limit_slots: int) -> bool:
+        """Forget least recently used blocks, none of `keep`, until one more fits within `limit_slots` used slots.
 
         Returns:
-            whether they fit; if not, nothing is forgotten.
+            whether it fits; if not, nothing is forgotten.
         """
-        excess = self.used_slots + slots_for(num_tokens, self.slot_tokens) - limit_slots
+        excess = self.used_slots + self._slots_for(form) - limit_slots
         victims = []
         for block_id, slots in self._slots.items():
             if excess <= 0:
@@ -96,59 +113,78 @@ class Slab:
             if self.used_slots > limit_slots and block_id not in keep:
                 self.forget(block_id)
 
-    def write(self, block_id: int, kv: Tensor) -> None:
-        """Copy a block's kv [L, 2, K, N, D], from any device, into free slots."""
-        slots, here = self._take(block_id, kv.shape[3]), kv.to(self.data.device)
-        for slot, part in zip(slots, torch.split(here, self.slot_tokens, dim=3), strict=True):
-            self.data[:, slot, :, :, : part.shape[3]] = part  # [L, 2, K, P, D]
+    def write(self, block_id: int, form: Form, rows: Tensor) -> None:
+        """Copy a block's rows [L, head_rows + N, R] uint8, from any device, into free slots."""
+        slots, per_slot = self._take(block_id, form), self._rows_per_slot(form.codec)
+        words = rows.to(self.data.device).contiguous().view(torch.int64)
+        whole = torch.nn.functional.pad(words, (0, 0, 0, len(slots) * per_slot - words.shape[1]))
+        filled = per_slot * words.shape[2]
+        self.data[:, self._index(slots), :filled] = whole.view(len(words), len(slots), filled)
 
     def copy_from(self, other: Slab, block_id: int) -> None:
         """Copy a block that lies in `other`, of the same slot size, into free slots here."""
-        slots = self._take(block_id, other.tokens[block_id])
+        slots = self._take(block_id, other.forms[block_id])
         self.data[:, self._index(slots)] = other.data[:, other._index(other._slots[block_id])].to(self.data.device)
 
     def forget(self, block_id: int) -> None:
         """Free a block's slots."""
         for slot in self._slots.pop(block_id):
             heapq.heappush(self._free, slot)
-        del self.tokens[block_id]
+        del self.forms[block_id]
 
-    def gather(self, layers: Sequence[int], ids: Sequence[int], counts: Sequence[int]) -> Tensor:
-        """The first `counts` tokens of each resident block of `ids`: [len(layers), 2, K, N, D] on the slab's device."""
-        slots, offsets = self._token_index(ids, counts)
-        return torch.stack([gather_tokens(self.data[layer], slots, offsets) for layer in layers])
+    def places(self, ids: Sequence[int], counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Where resident blocks of one codec lie: slot and offset, each [B * head_rows + N] int64.
+
+        The heads of all blocks come first, then the first `counts` tokens of each, as `Codec.decode` wants them.
+        """
+        codec = self._codecs[self.forms[ids[0]].codec]
+        per_slot = self._rows_per_slot(codec.name)
+        first_slots = [self._slots[block_id] for block_id in ids]
+        sizes = torch.tensor([codec.num_rows(count) for count in counts])
+        flat = torch.tensor([slot for slots in first_slots for slot in slots], dtype=torch.int64)
+        slot_starts = torch.tensor([0, *map(len, first_slots)]).cumsum(0)[:-1]
+        rows = torch.arange(int(sizes.sum())) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)  # within its block
+        slots = flat[slot_starts.repeat_interleave(sizes) + rows // per_slot]
+        order = (rows >= codec.head_rows).argsort(stable=True)
+        device = self.data.device
+        return slots[order].to(device), (rows % per_slot)[order].to(device)
+
+    def rows(self, layer: int, codec: str, places: tuple[Tensor, Tensor]) -> Tensor:
+        """One layer of what lies at some places, [B * head_rows + N, R] uint8 on the slab's device."""
+        per_slot, words = self._rows_per_slot(codec), self._codecs[codec].row_bytes // WORD_BYTES
+        slots = self.data[layer, :, : per_slot * words].view(self.num_slots, per_slot, words)
+        return gather_rows(slots, *places).view(torch.uint8)
+
+    def payload(self, block_id: int) -> Tensor:
+        """A resident block's rows [L, head_rows + N, R] uint8, as they were written."""
+        form = self.forms[block_id]
+        places = self.places([block_id], [form.num_tokens])
+        return torch.stack([self.rows(layer, form.codec, places) for layer in range(len(self.data))])
 
     def check_integrity(self) -> None:
         """Raise RuntimeError if a slot is lost or used twice, or a block has the wrong number of slots."""
         used = [slot for slots in self._slots.values() for slot in slots]
         if sorted(used + self._free) != list(range(self.num_slots)):
             raise RuntimeError("a slot is used twice, or neither free nor used")
-        if self.tokens.keys() != self._slots.keys():
-            raise RuntimeError("a slab's blocks and their token counts disagree")
+        if self.forms.keys() != self._slots.keys():
+            raise RuntimeError("a slab's blocks and how they are stored disagree")
         for block_id, slots in self._slots.items():
-            if len(slots) != slots_for(self.tokens[block_id], self.slot_tokens):
-                raise RuntimeError(f"block {block_id} of {self.tokens[block_id]} tokens lies in {len(slots)} slots")
+            if len(slots) != self._slots_for(self.forms[block_id]):
+                raise RuntimeError(f"block {block_id}, {self.forms[block_id]}, lies in {len(slots)} slots")
 
-    def _take(self, block_id: int, num_tokens: int) -> list[int]:
-        needed = slots_for(num_tokens, self.slot_tokens)
+    def _take(self, block_id: int, form: Form) -> list[int]:
+        needed = self._slots_for(form)
         assert block_id not in self._slots, f"block {block_id} is in the slab already"
         assert needed <= len(self._free), f"block {block_id} needs {needed} slots, {len(self._free)} are free"
         self._slots[block_id] = slots = [heapq.heappop(self._free) for _ in range(needed)]
-        self.tokens[block_id] = num_tokens
+        self.forms[block_id] = form
         return slots
+
+    def _slots_for(self, form: Form) -> int:
+        return slots_for(form, self._codecs, self.slot_tokens)
+
+    def _rows_per_slot(self, codec: str) -> int:
+        return self.data.shape[2] * WORD_BYTES // self._codecs[codec].row_bytes
 
     def _index(self, slots: Sequence[int]) -> Tensor:
         return torch.tensor(slots, dtype=torch.int64, device=self.data.device)
-
-    def _token_index(self, ids: Sequence[int], counts: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Slot and offset of every token, each [N] int64."""
-        per_slot = [
-            (slot, min(self.slot_tokens, count - place * self.slot_tokens))
-            for block_id, count in zip(ids, counts, strict=True)
-            for place, slot in enumerate(self._slots[block_id][: slots_for(count, self.slot_tokens)])
-        ]
-        sizes = torch.tensor([size for _, size in per_slot], dtype=torch.int64)
-        slots = torch.tensor([slot for slot, _ in per_slot], dtype=torch.int64).repeat_interleave(sizes)
-        starts = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
-        offsets = torch.arange(len(slots)) - starts
-        return slots.to(self.data.device), offsets.to(self.data.device)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from vstream.memory import integrity
-from vstream.memory.block import Block, BlockMeta, BlockShape, Tier
+from vstream.memory.block import Block, BlockMeta, BlockShape, Form, Tier, lead_tokens
 from vstream.memory.budget import Budgets
 from vstream.memory.disk import DiskTier, StoredBlock
 from vstream.memory.index import BlockIndex, Entry
@@ -36,6 +36,7 @@ class BlockStore:
 
     Attributes:
         home: the tier where every block lives.
+        codecs: by name; every block names its own.
         index: every block's metadata, and totals.
         slabs: home or cache slab by tier, where it has slots.
         disk: the disk tier, if it is the home.
@@ -56,7 +57,7 @@ class BlockStore:
         folder: Path | None = None,
         identity: Mapping[str, str | int],
         max_block_tokens: int,
-        slot_tokens: int = 8,
+        slot_tokens: int | None = None,
         max_state_bytes: int = 256 * 1024,
     ) -> None:
         """Open the store; blocks that a persistent `folder` holds are there at once, their payload is not read.
@@ -68,7 +69,8 @@ class BlockStore:
             folder: a memory folder to open or make. Without one, disk bytes live in a temporary folder until `close`.
             identity: what made the keys and values; a folder of another identity is refused.
             max_block_tokens: no block has more tokens.
-            slot_tokens: tokens per slot.
+            slot_tokens: uncompressed tokens per slot of a slab; by default a sixteenth of the largest block, up to 8,
+                so that little room is left over in the last slot of a block that is compressed.
             max_state_bytes: the session's state is never larger.
 
         Raises:
@@ -78,8 +80,10 @@ class BlockStore:
         if folder is not None and not disk_bytes:
             raise ValueError(f"disk_bytes is 0, but {folder} is to hold the memory; give disk_bytes > 0")
         tiers = {Tier.DEVICE: device_bytes, Tier.HOST: host_bytes, Tier.DISK: disk_bytes}
+        slot_tokens = slot_tokens if slot_tokens is not None else max(1, min(8, max_block_tokens // 16))
         self._budgets = Budgets(shape, tiers, max_block_tokens, slot_tokens, max_state_bytes)
         self.shape, self.device, self.home = shape, device, self._budgets.home
+        self.codecs = self._budgets.codecs
         self.durable = folder is not None
         self.index = BlockIndex()
         self.pictures: dict[int, bytes] = {}
@@ -124,9 +128,17 @@ class BlockStore:
         """How many blocks a level has."""
         return self.index.num_blocks(level)
 
-    def bytes_of(self, num_tokens: int, picture_bytes: int = 0) -> int:
+    def bytes_of(self, num_tokens: int, picture_bytes: int = 0, codec: str = "none") -> int:
         """What a block is charged at home, its metadata, representative and picture included."""
-        return self._budgets.charge(num_tokens, picture_bytes)
+        return self._budgets.charge(Form(num_tokens, codec), picture_bytes)
+
+    def charge_of(self, block: Block) -> int:
+        """What a block, stored or not, is charged at home."""
+        return self._budgets.charge(block.meta.form, len(block.picture))
+
+    def payload_bytes(self, form: Form) -> int:
+        """Bytes of a block's keys and values, as they are stored."""
+        return self.codecs[form.codec].num_bytes(form.num_tokens)
 
     def charged_bytes(self, block_id: int) -> int:
         """What a stored block is charged at home."""
@@ -196,23 +208,25 @@ class BlockStore:
         Raises:
             OSError, RuntimeError: if the disk refuses; then nothing has changed, and the store can still be read.
         """
-        charges = [self.bytes_of(block.meta.num_tokens, len(block.picture)) for block in add]
-        self._check_commit(add, remove, state, sum(charges))
+        self._check_commit(add, remove, state, sum(map(self.charge_of, add)))
+        packed = [(block, self._encode(block)) for block in add]
         self._reserve(max(0, len(add) - len(remove)))
         if self.disk:
-            self.disk.write(add, remove, state, self.shape.extra.policy if self.shape.extra else "")
+            self.disk.write(packed, remove, state, self.shape.extra.policy if self.shape.extra else "")
         for block_id in remove:
             self._remove(block_id)
-        for block in add:
+        for block, rows in packed:
             self._add(own(block.meta), len(block.picture), block.representative, block.extra)
             if not self.disk and block.picture:
                 self.pictures[block.meta.id] = block.picture
-            self._tiers.put(block.meta.id, block.kv)
+            self._tiers.put(block.meta.id, block.meta.form, rows)
         self._state = bytes(state)
         self._note_use()
 
     def gather(self, ids: Sequence[int], lengths: Sequence[int] | None = None) -> Tensor:
-        """Blocks' kv [L, 2, K, N, D] on the device, concatenated in the order given, bit for bit as committed.
+        """Blocks' kv [L, 2, K, N, D] on the device, concatenated in the order given.
+
+        Without a codec they are bit for bit as committed; with one, the bits do not depend on which are read together.
 
         Args:
             ids: blocks, in the order wanted.
@@ -293,7 +307,7 @@ class BlockStore:
             return
         try:
             found = list(self.disk.blocks())
-            sizes = [(one.meta.num_tokens, one.picture_bytes, self._foreign_bytes(one)) for one in found]
+            sizes = [(one.meta.form, one.picture_bytes, self._foreign_bytes(one)) for one in found]
             self._budgets.check_holds(sizes, f"the memory in {self.disk.folder}")
             self._reserve(len(found))
             for one in found:
@@ -315,6 +329,7 @@ class BlockStore:
             size = (self.shape.num_layers, 2, self.shape.num_kv_heads, block.meta.num_tokens, self.shape.head_dim)
             assert block.kv.shape == size, f"{block} in a store of {self.shape}"
             assert block.kv.dtype == self.shape.dtype, f"{block} in a store of {self.shape}"
+            assert block.meta.codec in self.codecs, f"{block} has an unknown codec {block.meta.codec!r}"
             assert 0 < block.meta.num_tokens <= self._budgets.max_block_tokens, f"{block} is empty or too large"
             extra = None if block.extra is None else tuple(block.extra.shape)
             wanted = self.shape.extra.size if self.shape.extra else None
@@ -327,11 +342,15 @@ class BlockStore:
         for table in self.tables:
             table.reserve(num_blocks)
 
+    def _encode(self, block: Block) -> Tensor:
+        """A block's payload, see `Codec.encode`."""
+        return self.codecs[block.meta.codec].encode(block.kv, lead_tokens(block.meta.seconds))
+
     def _add(
         self, meta: BlockMeta, picture_bytes: int, representative: Tensor, extra: Tensor | None, foreign_bytes: int = 0
     ) -> None:
         ram_bytes = meta_bytes(meta.num_tokens) + (0 if self.disk else picture_bytes)
-        charge = self._budgets.charge(meta.num_tokens, picture_bytes, foreign_bytes)
+        charge = self._budgets.charge(meta.form, picture_bytes, foreign_bytes)
         self.index.add(Entry(meta, picture_bytes, charge, ram_bytes))
         self.representatives.add(meta.id, representative)
         if self.extras is not None:
@@ -354,8 +373,10 @@ class BlockStore:
         if found is not None and (found.policy, tuple(found.tensor.shape)) == (wanted.policy, wanted.size):
             return found.tensor
         assert self.disk is not None, f"{stored.meta} was stored, but there is no disk"
-        kv = self.disk.read_kv(stored.meta.id, self.shape, stored.meta.num_tokens, range(wanted.size[0]))
-        made = wanted.describe(kv, stored.meta.kinds)
+        meta, codec = stored.meta, self.codecs[stored.meta.codec]
+        rows = self.disk.read_rows(meta.id, codec, meta.num_tokens, range(wanted.size[0]))
+        kv = codec.decode(rows, torch.zeros(meta.num_tokens, dtype=torch.int64))
+        made = wanted.describe(kv, meta.kinds)
         if made is None:
             raise ValueError(
                 f"policy={wanted.policy!r} needs of every block what only it keeps, and the memory in "
@@ -371,11 +392,11 @@ class BlockStore:
         self._tiers.forget(block_id)
 
     def _gather(self, layers: range, ids: Sequence[int], lengths: Sequence[int] | None) -> Tensor:
-        tokens = {block_id: self.meta(block_id).num_tokens for block_id in ids}
-        counts = [tokens[block_id] for block_id in ids] if lengths is None else lengths
+        forms = {block_id: self.meta(block_id).form for block_id in ids}
+        counts = [forms[block_id].num_tokens for block_id in ids] if lengths is None else lengths
         for block_id, count in zip(ids, counts, strict=True):
-            assert 0 < count <= tokens[block_id], f"{count} tokens of {self.meta(block_id)}"
-        out = self._tiers.gather(layers, ids, counts, tokens)
+            assert 0 < count <= forms[block_id].num_tokens, f"{count} tokens of {self.meta(block_id)}"
+        out = self._tiers.gather(layers, ids, counts, forms)
         self._note_use()
         return out
 

@@ -1,6 +1,6 @@
 """Slabs and disk together: blocks written through every tier, read from the fastest, evicted from the caches alone.
 
-This module knows nothing of metadata, sessions or what is charged: it is told how many tokens a block has.
+This module knows nothing of metadata, sessions or what is charged: it is told how a block is stored.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from vstream.memory.block import BlockShape, Tier
+from vstream.memory.block import BlockShape, Form, Tier
 from vstream.memory.budget import Budgets
 from vstream.memory.disk import DiskTier
 from vstream.memory.slab import Slab
@@ -43,6 +43,7 @@ class Tiers:
             tier: _make_slab(budgets, tier, device) for tier in (Tier.DEVICE, Tier.HOST) if budgets.slots(tier)
         }
         self._shape: BlockShape = budgets.shape
+        self._codecs = budgets.codecs
         self._device = device
         self._host_bytes = budgets.tiers[Tier.HOST]
 
@@ -50,11 +51,11 @@ class Tiers:
         """The fastest tier that holds a block."""
         return next((tier for tier, slab in self.slabs.items() if block_id in slab), self.home)
 
-    def put(self, block_id: int, kv: Tensor) -> None:
-        """Write a new block's kv [L, 2, K, N, D] to the home slab, if that is its home, and to caches where it fits."""
+    def put(self, block_id: int, form: Form, rows: Tensor) -> None:
+        """Write a new block's payload to the home slab, if that is its home, and to caches where it fits."""
         for tier, slab in self.slabs.items():
-            if tier is self.home or self._make_room(tier, kv.shape[3], self.pins):
-                slab.write(block_id, kv)
+            if tier is self.home or self._make_room(tier, form, self.pins):
+                slab.write(block_id, form, rows)
 
     def forget(self, block_id: int) -> None:
         """Free a block's slots in every slab."""
@@ -67,7 +68,7 @@ class Tiers:
         if Tier.HOST in self.slabs and self.home is not Tier.HOST:
             self.slabs[Tier.HOST].shrink(self.pins, self._limit_slots(Tier.HOST))
 
-    def gather(self, layers: range, ids: Sequence[int], counts: Sequence[int], tokens: Mapping[int, int]) -> Tensor:
+    def gather(self, layers: range, ids: Sequence[int], counts: Sequence[int], forms: Mapping[int, Form]) -> Tensor:
         """The first `counts` tokens of blocks, [len(layers), 2, K, N, D] on the device, in the order given.
 
         What is read comes into the caches where it fits beside the rest of `ids`; what does not is read past them.
@@ -76,26 +77,26 @@ class Tiers:
             layers: a stretch of layers.
             ids: blocks.
             counts: for each of them.
-            tokens: by block id, how many each has in all.
+            forms: by block id, how each is stored.
         """
         size = (len(layers), 2, self._shape.num_kv_heads, sum(counts), self._shape.head_dim)
         out = torch.empty(size, dtype=self._shape.dtype, device=self._device)
-        resident: dict[Tier, list[Span]] = {}
+        resident: dict[tuple[Tier, str], list[Span]] = {}
         keep, start = self.pins.keys() | set(ids), 0
         for block_id, count in zip(ids, counts, strict=True):
-            tier = self._warm(block_id, tokens[block_id], keep)
-            resident.setdefault(tier, []).append((block_id, count, start))
+            tier = self._warm(block_id, forms[block_id], keep)
+            resident.setdefault((tier, forms[block_id].codec), []).append((block_id, count, start))
             start += count
-        for tier, spans in resident.items():
+        for (tier, codec), spans in resident.items():
             if tier is Tier.DISK:
-                self._read_spans(layers, spans, tokens, out)
+                self._read_spans(layers, spans, forms, out)
             else:
-                self._gather_spans(self.slabs[tier], layers, spans, out)
+                self._gather_spans(self.slabs[tier], codec, layers, spans, out)
         return out
 
-    def _make_room(self, tier: Tier, num_tokens: int, keep: Collection[int]) -> bool:
-        """Evict from a cache, none of `keep`, until `num_tokens` fit; whether they do."""
-        return self.slabs[tier].make_room(num_tokens, keep, self._limit_slots(tier))
+    def _make_room(self, tier: Tier, form: Form, keep: Collection[int]) -> bool:
+        """Evict from a cache, none of `keep`, until one more block fits; whether it does."""
+        return self.slabs[tier].make_room(form, keep, self._limit_slots(tier))
 
     def _limit_slots(self, tier: Tier) -> int:
         """Slots of a cache that may be used: all, on the host as many as the reserved bytes leave."""
@@ -103,14 +104,14 @@ class Tiers:
         left = max(0, self._host_bytes - self.reserved) // slab.slot_bytes
         return min(slab.num_slots, left) if tier is Tier.HOST else slab.num_slots
 
-    def _warm(self, block_id: int, num_tokens: int, keep: Collection[int]) -> Tier:
+    def _warm(self, block_id: int, form: Form, keep: Collection[int]) -> Tier:
         """Bring a block into the caches above it where it fits; the fastest tier that holds it then."""
         source = self.of(block_id)
-        goals = [tier for tier in self.slabs if tier < source and self._make_room(tier, num_tokens, keep)]
+        goals = [tier for tier in self.slabs if tier < source and self._make_room(tier, form, keep)]
         if goals and source is Tier.DISK:
-            kv = self._disk.read_kv(block_id, self._shape, num_tokens)
+            rows = self._disk.read_rows(block_id, self._codecs[form.codec], form.num_tokens)
             for tier in goals:
-                self.slabs[tier].write(block_id, kv)
+                self.slabs[tier].write(block_id, form, rows)
         elif goals:
             self.slabs[Tier.DEVICE].copy_from(self.slabs[source], block_id)
         for slab in self.slabs.values():
@@ -123,27 +124,35 @@ class Tiers:
         assert self.disk is not None, "a block on disk without a disk"
         return self.disk
 
-    def _read_spans(self, layers: range, spans: Sequence[Span], tokens: Mapping[int, int], out: Tensor) -> None:
+    def _read_spans(self, layers: range, spans: Sequence[Span], forms: Mapping[int, Form], out: Tensor) -> None:
         """Read blocks that no cache has room for from the disk into their places in `out`."""
         for block_id, count, start in spans:
-            kv = self._disk.read_kv(block_id, self._shape, tokens[block_id], layers)
-            out[:, :, :, start : start + count] = kv[:, :, :, :count]
+            codec = self._codecs[forms[block_id].codec]
+            rows = self._disk.read_rows(block_id, codec, forms[block_id].num_tokens, layers)
+            kept, owner = rows[:, : codec.num_rows(count)], torch.zeros(count, dtype=torch.int64)
+            out[:, :, :, start : start + count] = codec.decode(kept.to(self._device), owner.to(self._device))
 
-    def _gather_spans(self, slab: Slab, layers: range, spans: Sequence[Span], out: Tensor) -> None:
-        """Copy resident blocks to their places in `out`: one indexing operation a layer."""
+    def _gather_spans(self, slab: Slab, codec: str, layers: range, spans: Sequence[Span], out: Tensor) -> None:
+        """Decode resident blocks of one codec into their places in `out`: one indexing operation a layer."""
         ids, counts, starts = zip(*spans, strict=True)
-        found = slab.gather(layers, ids, counts).to(self._device)
-        if found.shape == out.shape:
-            out.copy_(found)
-            return
-        columns = torch.cat([torch.arange(start, start + count) for start, count in zip(starts, counts, strict=True)])
-        out.index_copy_(3, columns.to(self._device), found)
+        places, sizes = slab.places(ids, counts), torch.tensor(counts)
+        owner = torch.arange(len(ids)).repeat_interleave(sizes)
+        columns = torch.arange(len(owner)) + (torch.tensor(starts) - (sizes.cumsum(0) - sizes))[owner]
+        alone, owner, columns = len(owner) == out.shape[3], owner.to(self._device), columns.to(self._device)
+        for into, layer in zip(out, layers, strict=True):
+            rows = slab.rows(layer, codec, places).to(self._device)
+            found = self._codecs[codec].decode(rows[None], owner)[0]  # [2, K, N, D]
+            if alone:
+                into.copy_(found)
+            else:
+                into.index_copy_(2, columns, found)
 
 
 def _make_slab(budgets: Budgets, tier: Tier, device: torch.device) -> Slab:
     on_host = tier is Tier.HOST
     return Slab(
         budgets.shape,
+        budgets.codecs,
         num_slots=budgets.slots(tier),
         slot_tokens=budgets.slot_tokens,
         device=torch.device("cpu") if on_host else device,

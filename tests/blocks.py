@@ -4,13 +4,14 @@ from dataclasses import fields
 
 import torch
 
-from vstream.memory.block import Block, BlockMeta, BlockShape
+from vstream.memory.block import Block, BlockMeta, BlockShape, lead_tokens
+from vstream.memory.codec import make_codec
 
 SHAPE = BlockShape(num_layers=2, num_kv_heads=2, head_dim=16, dtype=torch.float32)
 MAX_TOKENS = 40
 
 
-def make_block(block_id, *, shape=SHAPE, tokens=None, axes=1, picture_bytes=None, level=0):
+def make_block(block_id, *, shape=SHAPE, tokens=None, axes=1, picture_bytes=None, level=0, codec="none"):
     """A block whose bytes depend on `block_id` alone; NaNs and infinities included."""
     random = torch.Generator().manual_seed(block_id)
 
@@ -35,12 +36,18 @@ def make_block(block_id, *, shape=SHAPE, tokens=None, axes=1, picture_bytes=None
         advance=torch.randint(0, 100, (axes,), generator=random),
         start=torch.randint(0, 100, (axes,), generator=random),
         picture_seconds=float("nan") if block_id % 3 else start,
+        codec=codec,
     )
     representative = torch.randn(
         (shape.num_layers, shape.num_kv_heads, shape.head_dim), generator=random, dtype=torch.float32
     ).half()
     picture = bytes(torch.randint(0, 256, (picture_bytes,), dtype=torch.uint8, generator=random).tolist())
     return Block(meta, raw.view(shape.dtype).reshape(size), representative, picture)
+
+
+def as_stored(block, shape=SHAPE):
+    """The kv that a store gives back of a block."""
+    return make_codec(block.meta.codec, shape).round_trip(block.kv, lead_tokens(block.meta.seconds))
 
 
 def raw(tensor):

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 import xxhash
-from blocks import MAX_TOKENS, SHAPE, make_block, raw
+from blocks import MAX_TOKENS, SHAPE, as_stored, make_block, raw
 
+from vstream.memory.codec import CODECS
 from vstream.memory.store import BlockStore
 
 DISK_BYTES = 1000 * 1024
@@ -38,12 +39,12 @@ def write_blocks(folder, commits, say):
     with open_memory(Path(folder)) as store:
         step = int((store.state or b"-1").decode()) + 1
         for number in range(step, step + commits):
-            add = [make_block(3 * number + i) for i in range(random.Random(number).randint(1, 3))]
-            need = sum(store.bytes_of(block.meta.num_tokens, len(block.picture)) for block in add)
+            add = [make_block(3 * number + i, codec=(*CODECS,)[i]) for i in range(random.Random(number).randint(1, 3))]
+            need = sum(map(store.charge_of, add))
             ids, remove = sorted(store.entries), []
             while not store.fits(need, remove):
                 remove.append(ids[len(remove)])
-            added = " ".join(f"{block.meta.id}:{digest(block.kv)}" for block in add)
+            added = " ".join(f"{block.meta.id}:{digest(as_stored(block))}" for block in add)
             say(f"try {number} add {added} remove {' '.join(map(str, remove))}")
             store.commit(add, remove, str(number).encode())
             say(f"ack {number}")

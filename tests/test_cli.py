@@ -21,6 +21,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from videos import constant_times, write_audio, write_video
@@ -36,7 +37,7 @@ CAMERA = "lavfi:testsrc2=size=320x240:rate=10,realtime"
 TINY = [*RANDOM, "--fps", "2", "--max-tokens", "8"]
 KEYS = {
     "source", "question", "answer", "asked_at_seconds", "snapshot_seconds", "evidence", "ttft_ms", "tokens_per_second",
-    "memory", "frames",
+    "memory", "frames", "vision_tokens",
 }  # fmt: skip
 EVIDENCE_KEYS = {"start_seconds", "end_seconds", "wall_clock", "score", "level", "image"}
 MEMORY_KEYS = {"blocks", "device_bytes", "host_bytes", "disk_bytes"}
@@ -115,6 +116,7 @@ def test_json_has_exactly_the_promised_keys(video: str, tmp_path: Path, capsys: 
         assert record.keys() == KEYS
         assert record["memory"].keys() == MEMORY_KEYS
         assert record["frames"].keys() == FRAMES_KEYS
+        assert record["vision_tokens"] == {"made": 4 * record["frames"]["encoded"], "left_out": 0}
         assert record["evidence"]
         assert all(one.keys() == EVIDENCE_KEYS for one in record["evidence"])
         assert all(one["end_seconds"] <= record["snapshot_seconds"] <= 12.3 for one in record["evidence"])
@@ -308,8 +310,57 @@ def test_info_tells_what_a_memory_holds(watched: Path, capsys: pytest.CaptureFix
     (detail,) = found["levels"]
     assert (detail["level"], detail["blocks"], detail["frames"]) == ("detail", 10, 40)
     assert (detail["start_seconds"], detail["end_seconds"]) == (0.0, found["last_seconds"])
+    assert detail["codec"] == "none"
     assert main(["info", str(watched)]) == 0
     assert re.search(r"detail +10 +\d+ +40", capsys.readouterr().out)
+
+
+def two_scenes(seconds: float) -> np.ndarray:
+    """A dark picture up to 0:08, then a bright one with a corner that changes."""
+    image = np.full((120, 160, 3), 40 if seconds < 8 else 180, np.uint8)
+    if seconds >= 8:
+        image[:30, :30] = int(20 * seconds) % 250
+    return image
+
+
+def test_fewer_tokens_are_told_everywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One scene is skipped but for a frame a clip, of the other the still parts are left out."""
+    video, memory = tmp_path / "two.mp4", tmp_path / "memory"
+    write_video(video, [k / 2 for k in range(32)], draw=two_scenes)
+    fewer = ["--skip-duplicates", "4", "--drop-similarity", "0.9", "--scene-cut", "30", "--clip-frames", "3"]
+    assert main(["watch", str(video), *TINY, *fewer, "--memory", str(memory), "--ask", "end what?"]) == 0
+    said = capsys.readouterr().err
+    frames = re.search(r"frames +32 decoded, 32 taken: (\d+) encoded, (\d+) skipped, 0 dropped, 0 queued", said)
+    vision = re.search(r"vision +(\d+) tokens made, (\d+) \((\d+)%\) left out", said)
+    assert frames, said
+    assert vision, said
+    encoded, skipped, made, left_out = (int(number) for number in (*frames.groups(), *vision.groups()[:2]))
+    assert encoded + skipped == 32
+    assert skipped == 10, "of 16 frames in clips of 3, the first of each is encoded"
+    assert made == 4 * encoded
+    assert left_out >= 20, "two of four parts, in ten of 16 frames"
+    assert main(["info", str(memory), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["vision_tokens"] == {"made": made, "left_out": left_out}
+    assert found["frames"]["skipped"] == skipped
+    assert found["levels"][0]["blocks"] == 12, "two scenes of 16 frames, in clips of 3"
+    (record,) = ask_json(capsys, str(memory), "what was there at 0:03?")
+    assert record["vision_tokens"] == found["vision_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "sentence"),
+    [
+        ("--skip-duplicates", "-1", "skip_duplicates must be a number >= 0 and < 255, or None, got -1.0"),
+        ("--drop-similarity", "1", "drop_similarity must be a number >= -1 and < 1, or None, got 1.0"),
+        ("--scene-cut", "0", "scene_cut must be a number > 0 and < 255, or None, got 0.0"),
+        ("--scene-cut", "nan", "scene_cut must be a number > 0 and < 255, or None, got nan"),
+    ],
+)
+def test_numbers_of_fewer_tokens_are_checked(
+    video: str, option: str, value: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused(capsys, ["watch", video, *RANDOM, option, value], 2, re.escape(sentence))
 
 
 def test_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vstream.memory.block import Block, BlockMeta, TokenKind
-from vstream.memory.condense import condense, digest
-from vstream.memory.pyramid import DETAIL, DIGEST, GIST
+from vstream.memory.condense import condense, digest, halve, pool
+from vstream.memory.levels import DETAIL, DIGEST, GIST
 
 TIME, SEEN, MARK = TokenKind.TIMESTAMP, TokenKind.VISION, TokenKind.MARKER
 
@@ -271,3 +271,56 @@ def test_a_digest_is_condensed_like_any_block():
 def test_a_digest_needs_vision_too():
     with pytest.raises(AssertionError, match="without vision tokens"):
         digested(block_of([[(TIME, (1, 1), (1, 1))]]))
+
+
+def vision_kv(block, frame=None):
+    """Keys and values [N, L, 2, K, D] of a block's vision tokens, of one frame or all."""
+    wanted = block.meta.kinds == SEEN
+    if frame is not None:
+        wanted &= block.meta.seconds == frame
+    return block.kv[:, :, :, wanted].movedim(3, 0)
+
+
+@pytest.mark.parametrize(("share", "left"), [(0.0, 1), (0.25, 1), (0.5, 2), (1.0, 4)])
+def test_pooling_averages_runs_of_each_frame(share, left):
+    block = random_block(3, frames=3, vision=4, picture=b"jpeg")
+    pooled = pool(block, block_id=7, level=DIGEST, keep_share=share)
+    for frame in (0.0, 1.0, 2.0):
+        expected = vision_kv(block, frame).reshape(left, 4 // left, *block.kv[:, :, :, 0].shape).mean(dim=1)
+        assert torch.allclose(vision_kv(pooled, frame), expected, atol=1e-6)
+    assert pooled.meta.kinds.tolist() == [TIME, TIME, *[SEEN] * left, MARK] * 3
+    assert raw(of_kind(pooled, TIME)) == raw(of_kind(block, TIME))
+    assert (pooled.meta.weight, pooled.picture, pooled.meta.level) == (block.meta.weight, b"jpeg", DIGEST)
+
+
+def halved_by_loops(block):
+    """Which vision tokens (by number among them) InfiniPot's two rules keep."""
+    kv, seconds = vision_kv(block), block.meta.seconds[block.meta.kinds == SEEN].tolist()
+    frames = sorted(set(seconds))
+    newest = [i for i, second in enumerate(seconds) if second >= frames[-max(1, len(frames) // 4)]]
+    keys, count = [one[:, 0].flatten() for one in kv], max(1, len(seconds) // 2)
+
+    def alike(i):
+        return max(float(torch.cosine_similarity(keys[i], keys[j], dim=0)) for j in newest)
+
+    old = sorted((i for i in range(len(seconds)) if i not in newest), key=alike)[: count // 2]
+    rest = sorted((i for i in range(len(seconds)) if i not in old), key=lambda i: -float(kv[i][:, 1].norm()))
+    return sorted(old + rest[: count - len(old)])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_halving_keeps_what_is_new_and_what_is_long(seed):
+    block = random_block(seed, frames=4, vision=3, dtype=torch.float64)
+    half = halve(block, block_id=7, level=GIST)
+    assert raw(vision_kv(half)) == raw(vision_kv(block)[halved_by_loops(block)])
+    assert half.meta.weight == block.meta.weight
+    framed = set(half.meta.seconds[half.meta.kinds == SEEN].tolist())
+    assert set(half.meta.seconds.tolist()) == framed, "text of a frame without a vision token stays"
+
+
+def test_halving_ends_at_one_token():
+    block, sizes = random_block(1, frames=4, vision=3), []
+    for _ in range(5):
+        block = halve(block, block_id=7, level=GIST)
+        sizes.append(int((block.meta.kinds == SEEN).sum()))
+    assert sizes == [6, 3, 1, 1, 1]

@@ -70,6 +70,12 @@ def test_budgets_are_not_negative(name):
         ("selection", ["all", ""], "one of shared, per-layer"),
         ("positions", ["relative"], "one of contiguous, original"),
         ("queue_policy", ["drop"], "one of block, drop-oldest"),
+        ("skip_duplicates", [-0.1, 255, NAN], "a number >= 0 and < 255, or None"),
+        ("drop_similarity", [-1.1, 1, NAN], "a number >= -1 and < 1, or None"),
+        ("scene_cut", [0, 255, -3, NAN], "a number > 0 and < 255, or None"),
+        ("detail_codec", ["int2", None], "one of none, int8, int4"),
+        ("digest_codec", ["int16"], "one of none, int8, int4"),
+        ("gist_codec", [""], "one of none, int8, int4"),
     ],
 )
 def test_settings_are_checked(name, values, allowed):

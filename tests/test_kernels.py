@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_exactness import ROPES
 
-from vstream.kernels import gather_tokens, group_query, invert_rotary, score_blocks
+from vstream.kernels import gather_rows, group_query, invert_rotary, score_blocks
 from vstream.models.random import RandomLlama
 
 
@@ -38,10 +38,10 @@ def turned(keys, cos, sin):
 @settings(max_examples=60, deadline=None)
 @given(lengths=st.lists(st.integers(1, 17), max_size=6), slot_tokens=st.integers(1, 8), seed=st.integers(0, 99))
 def test_gather_takes_ragged_blocks_from_scattered_slots(lengths, slot_tokens, seed):
-    """Blocks of any length whose slots lie anywhere come back token by token, in the order asked for."""
+    """Blocks of any length whose slots lie anywhere come back row by row, in the order asked for."""
     needed = [math.ceil(length / slot_tokens) for length in lengths]
     free = torch.randperm(sum(needed) + 3, generator=torch.Generator().manual_seed(seed)).tolist()
-    slab = random_tensor(len(free), 2, 3, slot_tokens, 4, seed=seed)  # [S, 2, K, P, D]
+    slab = random_tensor(len(free), slot_tokens, 4, seed=seed)  # [S, P, W]
     expected, slots, offsets = [], [], []
     for length, count in zip(lengths, needed, strict=True):
         block_slots, free = free[:count], free[count:]
@@ -49,17 +49,17 @@ def test_gather_takes_ragged_blocks_from_scattered_slots(lengths, slot_tokens, s
             slot, offset = block_slots[token // slot_tokens], token % slot_tokens
             slots.append(slot)
             offsets.append(offset)
-            expected.append(slab[slot, :, :, offset])  # [2, K, D]
-    got = gather_tokens(slab, torch.tensor(slots, dtype=torch.int64), torch.tensor(offsets, dtype=torch.int64))
-    assert got.shape == (2, 3, sum(lengths), 4)
+            expected.append(slab[slot, offset])  # [W]
+    got = gather_rows(slab, torch.tensor(slots, dtype=torch.int64), torch.tensor(offsets, dtype=torch.int64))
+    assert got.shape == (sum(lengths), 4)
     if lengths:
-        assert torch.equal(got, torch.stack(expected, dim=2))
+        assert torch.equal(got, torch.stack(expected))
 
 
-def test_gather_repeats_and_reorders_tokens():
-    slab = torch.arange(2 * 2 * 1 * 3 * 1).view(2, 2, 1, 3, 1)
-    got = gather_tokens(slab, torch.tensor([1, 0, 1, 1]), torch.tensor([2, 0, 2, 0]))
-    assert got[:, 0, :, 0].tolist() == [[8, 0, 8, 6], [11, 3, 11, 9]]
+def test_gather_repeats_and_reorders_rows():
+    slab = torch.arange(2 * 3 * 2).view(2, 3, 2)
+    got = gather_rows(slab, torch.tensor([1, 0, 1, 1]), torch.tensor([2, 0, 2, 0]))
+    assert got.tolist() == [[10, 11], [0, 1], [10, 11], [6, 7]]
 
 
 @pytest.mark.parametrize("scale", [1.0, 1.3, 0.25], ids=["plain", "larger", "smaller"])

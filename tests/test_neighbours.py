@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_pyramid import SHAPE, clip_block, clips, everything, make_sink
+from test_pyramid import SHAPE, clip_block, clips, everything, make_pyramid, make_sink
 
 from vstream.memory.block import Block
 from vstream.memory.neighbours import PAIRS_AT_ONCE, SLACK, Neighbours, similarities
@@ -29,10 +29,6 @@ def open_store(host_bytes):
         slot_tokens=4,
         max_state_bytes=1024,
     )
-
-
-def make_pyramid(store, kind=Pyramid):
-    return kind(store, sink_tokens=2, digest_share=0.2, gist_share=0.3, gist_vision_tokens=2)
 
 
 def similarity(a, b):
@@ -56,10 +52,11 @@ class PlainPyramid(Pyramid):
 
     def make_room(self, blocks, free, index):
         last = index + 1 == len(self.levels)
-        goal = self.levels[index if last else index + 1]
         chosen = max(pairwise(free), key=lambda pair: similarity(*(b.representative for b in pair)), default=free)
-        gone = list(chosen) if last else [chosen[0]]
-        merged = goal.take(gone, self.take_id())
+        if last:
+            gone, merged = self.levels[index].squeeze(chosen, self.take_id)
+        else:
+            gone, merged = [chosen[0]], self.levels[index + 1].take(chosen[0], self.take_id())
         for block in gone:
             del blocks[block.meta.id]
         blocks[merged.meta.id] = merged
@@ -79,7 +76,7 @@ class PlainPyramid(Pyramid):
 
 def resumed(pyramid, kind=Pyramid):
     """A pyramid that knows only what the store and the session's state hold."""
-    again = make_pyramid(pyramid.store, kind)
+    again = make_pyramid(pyramid.store, kind=kind)
     again.next_id, again.counts = pyramid.next_id, pyramid.counts.copy()
     return again
 
@@ -99,7 +96,7 @@ EVENTS = st.sampled_from(["", "", "", "resume", "refuse"])
 def test_the_choices_are_those_of_a_pyramid_that_looks_at_every_block(stream, events, random, host_kib):
     """Any blocks, budgets and pins, with resumed streams and refused commits in between."""
     with open_store(host_kib << 10) as store, open_store(host_kib << 10) as plain_store:
-        pyramid, plain = make_pyramid(store), make_pyramid(plain_store, PlainPyramid)
+        pyramid, plain = make_pyramid(store), make_pyramid(plain_store, kind=PlainPyramid)
         for each in (pyramid, plain):
             each.commit(make_sink(each.take_id()), lambda: b"")
         for i in range(45):
@@ -124,7 +121,7 @@ def test_the_choices_are_those_of_a_pyramid_that_looks_at_every_block(stream, ev
 def test_the_plain_pyramid_demotes_and_merges():
     """What the test above relies on."""
     with open_store(50 << 10) as store:
-        plain = make_pyramid(store, PlainPyramid)
+        plain = make_pyramid(store, kind=PlainPyramid)
         for i in range(60):
             plain.commit(clip_block(plain.take_id(), 4.0 * i, (2, 3, i // 7 % 4, 0.1, 0)), lambda: b"")
         assert min(plain.counts.values()) > 5

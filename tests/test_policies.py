@@ -19,8 +19,8 @@ from torch import Tensor
 from vstream.memory import exact_search
 from vstream.memory.block import Block, BlockMeta, TokenKind
 from vstream.memory.columns import COLUMNS, Rows
+from vstream.memory.levels import DIGEST, GIST, SINK
 from vstream.memory.policies import RETRIEVERS, Embedding, Oracle, Prototypes, Quest, make_retriever
-from vstream.memory.pyramid import DIGEST, GIST, SINK
 from vstream.memory.records import StoredExtra, decode_meta, encode_meta
 from vstream.memory.retriever import Candidates, Query, mean_key
 from vstream.models.random import RandomLlama

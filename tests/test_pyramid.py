@@ -4,6 +4,7 @@ import errno
 import os
 from collections import Counter
 from copy import copy
+from dataclasses import replace
 from itertools import cycle, islice, pairwise
 
 import pytest
@@ -13,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vstream.memory import disk as disk_module
-from vstream.memory import pyramid as pyramid_module
-from vstream.memory.block import Block, BlockMeta, BlockShape, Tier, TokenKind
+from vstream.memory import levels as levels_module
+from vstream.memory.block import Block, BlockMeta, BlockShape, Tier, TokenKind, lead_tokens
+from vstream.memory.levels import CONSOLIDATIONS, DETAIL, DIGEST, GIST, SINK, Level, Room, make_levels
 from vstream.memory.neighbours import SLACK
-from vstream.memory.pyramid import DETAIL, DIGEST, GIST, SINK, Pyramid
+from vstream.memory.pyramid import Pyramid
 from vstream.memory.records import Part, to_pages
 from vstream.memory.store import BlockStore
 
@@ -44,8 +46,14 @@ def open_store(home=Tier.HOST, **budgets):
     return store
 
 
-def open_pyramid(store, digest_share=0.2):
-    pyramid = Pyramid(store, sink_tokens=2, digest_share=digest_share, gist_share=0.3, gist_vision_tokens=2)
+def make_pyramid(store, digest_share=0.2, kind=Pyramid, consolidation="pyramid"):
+    total = store.capacity_bytes - store.bytes_of(2)
+    room = Room(total, total // 3, digest_share, gist_share=0.3, gist_vision_tokens=2)
+    return kind(store, make_levels(consolidation, room))
+
+
+def open_pyramid(store, digest_share=0.2, consolidation="pyramid"):
+    pyramid = make_pyramid(store, digest_share, consolidation=consolidation)
     pyramid.commit(make_sink(pyramid.take_id()), lambda: b"", pinned=[0])
     return pyramid
 
@@ -118,9 +126,9 @@ class Watcher:
         self.pinned = set()
         self.frames = []
         self.commits = 0
-        self.counts = Counter(demoted=0, merged=0)
+        self.counts = Counter(demoted=0, merged=0, dropped=0)
         for name in ("condense", "digest"):
-            monkeypatch.setattr(pyramid_module, name, self._watched(getattr(pyramid_module, name)))
+            monkeypatch.setattr(levels_module, name, self._watched(getattr(levels_module, name)))
 
     def commit(self, clip, window, state=None):
         """Commits a clip, the newest `window` blocks pinned with the sink, and checks all that must hold."""
@@ -261,6 +269,50 @@ def test_without_a_share_there_is_no_digest(home, monkeypatch):
 
 
 @homes
+def test_every_level_has_its_codec(home, monkeypatch):
+    """What is condensed is what was stored, and is stored anew by the codec of where it goes."""
+    codecs = {SINK: "none", DETAIL: "int8", DIGEST: "int4", GIST: "int8"}
+    take, made, given = Level.take, {}, []
+
+    def watched(level, blocks, block_id):
+        given.extend(blocks)
+        made[block_id] = take(level, blocks, block_id)
+        return made[block_id]
+
+    monkeypatch.setattr(Level, "take", watched)
+    with open_store(home) as store:
+        pyramid = Pyramid(
+            store,
+            sink_tokens=2,
+            digest_share=0.2,
+            gist_share=0.3,
+            gist_vision_tokens=2,
+            codecs=("int8", "int4", "int8"),
+        )
+        pyramid.commit(make_sink(pyramid.take_id()), lambda: b"", pinned=[0])
+        entered = {}
+        for i in range(120):
+            block = clip_block(pyramid.take_id(), 4.0 * i, (4, 3, i // 7 % 4, 0.1, 0))
+            block = Block(replace(block.meta, codec="int8"), block.kv, block.representative)
+            entered[block.meta.id] = block
+            pyramid.commit(block, lambda: b"")
+        store.check_integrity(deep=True)
+        assert {(meta.level, meta.codec) for meta in store.metas()} == set(codecs.items())
+        assert all(store.level_bytes(level.number) <= level.budget_bytes for level in pyramid.levels)
+        for block in given:
+            if block.meta.id in entered:
+                assert raw(block.kv) == raw(read_back(store, entered[block.meta.id]))
+        for block_id in made.keys() & store.entries.keys():
+            assert raw(store.gather([block_id])) == raw(read_back(store, made[block_id]))
+        assert pyramid.counts["merged"] > 5
+
+
+def read_back(store, block):
+    """A block's kv as its codec gives it back."""
+    return store.codecs[block.meta.codec].round_trip(block.kv, lead_tokens(block.meta.seconds))
+
+
+@homes
 def test_all_levels_overflow(home, monkeypatch):
     """What the test above relies on: its budgets are small enough for demotion and merging to happen."""
     with open_store(home) as store:
@@ -328,11 +380,11 @@ def test_the_home_does_not_matter_for_what_is_merged():
     held = []
     for home in HOMES:
         with open_store(home) as store:
-            pyramid = Pyramid(store, sink_tokens=2, digest_share=0.2, gist_share=0.3, gist_vision_tokens=2)
+            pyramid = make_pyramid(store)
             for i in range(3):
                 pyramid.commit(clip_block(pyramid.take_id(), 4.0 * i, (2, 2, i, 0.1, 0)), lambda: b"")
             blocks = [stored(store, i) for i in range(3)]
-        held.append(pyramid_module.condense(blocks, block_id=9, level=GIST, max_vision_tokens=2))
+        held.append(levels_module.condense(blocks, block_id=9, level=GIST, max_vision_tokens=2))
     assert_same(*held)
 
 
@@ -428,3 +480,74 @@ def fill_pinned(pyramid, held):
         block = clip_block(pyramid.take_id(), float(i), (1, 4, 0, 0.1, 0))
         pyramid.commit(block, lambda: b"", pinned=[*held, block.meta.id])
         held.append(block.meta.id)
+
+
+def watched_by(consolidation, store, commits=120, window=2):
+    """A pyramid after a stream of clips of two frames with three vision tokens, and all times that were committed."""
+    pyramid, newest = open_pyramid(store, consolidation=consolidation), []
+    for i in range(commits):
+        block = clip_block(pyramid.take_id(), 2.0 * i, (2, 3, i // 7 % 4, 0.1, PICTURE_BYTES))
+        newest = [*newest, block.meta.id][-window:]
+        pyramid.commit(block, lambda: b"", pinned=[0, *newest])
+        for level in pyramid.levels:
+            assert store.level_bytes(level.number) <= level.budget_bytes
+    store.check_integrity(deep=True)
+    return pyramid, [meta for meta in store.metas() if meta.level != SINK]
+
+
+@homes
+@pytest.mark.parametrize("consolidation", CONSOLIDATIONS)
+def test_every_consolidation_stays_within_budget_and_counts_what_it_drops(home, consolidation):
+    with open_store(home) as store:
+        pyramid, metas = watched_by(consolidation, store)
+        lost = 240 - sum(meta.weight for meta in metas)
+        assert lost == 2 * pyramid.counts["dropped"], "frames left that were not counted"
+        assert (lost > 0) == (consolidation not in ("pyramid", "star"))
+        starts = [meta.start_seconds for meta in metas]
+        assert starts == sorted(starts)
+        assert metas[-1].end_seconds == 239.0
+
+
+def test_recent_keeps_the_newest_alone():
+    with open_store() as store:
+        _, metas = watched_by("recent", store)
+        starts = [meta.start_seconds for meta in metas]
+        assert starts == [2.0 * i for i in range(120 - len(metas), 120)]
+        assert {meta.level for meta in metas} == {DETAIL}
+
+
+def test_uniform_thins_evenly():
+    with open_store() as store:
+        _, metas = watched_by("uniform", store)
+        gaps = [later.start_seconds - earlier.start_seconds for earlier, later in pairwise(metas)]
+        assert metas[0].start_seconds <= 4.0, "the beginning is lost"
+        assert max(gaps) <= 2 * sorted(gaps)[len(gaps) // 2]
+
+
+def test_a_carrier_is_one_token_a_frame():
+    with open_store() as store:
+        _, metas = watched_by("carrier", store)
+        carriers = [meta for meta in metas if meta.level == GIST]
+        assert carriers
+        assert {int((meta.kinds == TokenKind.VISION).sum()) for meta in carriers} == {2}
+        assert all(len(torch.unique(meta.seconds)) == 2 for meta in carriers)
+
+
+def test_pmb_has_three_tiers():
+    with open_store() as store:
+        pyramid, metas = watched_by("pmb", store)
+        assert {meta.level for meta in metas} == {DETAIL, DIGEST, GIST}
+        assert pyramid.counts["demoted"] > pyramid.counts["dropped"] > 0
+
+
+def test_infinipot_halves_again_before_it_drops():
+    with open_store() as store:
+        pyramid, metas = watched_by("infinipot", store)
+        assert {int((meta.kinds == TokenKind.VISION).sum()) for meta in metas if meta.level == GIST} <= {3, 1}
+        assert pyramid.counts["merged"] >= pyramid.counts["dropped"] > 0
+
+
+def test_an_unknown_consolidation_is_named():
+    room = Room(1000, 100, 0.0, gist_share=0.1, gist_vision_tokens=2)
+    with pytest.raises(ValueError, match="unknown consolidation 'melt'; choose one of carrier, infinipot, pmb"):
+        make_levels("melt", room)

@@ -11,8 +11,8 @@ from test_condense import random_block
 
 from vstream.memory.columns import rows_of
 from vstream.memory.condense import condense
+from vstream.memory.levels import GIST
 from vstream.memory.policies import RETRIEVERS, make_retriever
-from vstream.memory.pyramid import GIST
 from vstream.memory.retriever import Candidates, Query, Retriever, mean_key
 
 LAYERS, HEADS, DIM = 2, 2, 32

@@ -13,11 +13,13 @@ import torch
 from streams import MIB, ListSource, RecordingLlama, altered, feature_frames, pump_all, small_config, watched
 
 from vstream.answer import Answer, Evidence
-from vstream.config import DecodeOptions
+from vstream.cache import place
+from vstream.config import CodecName, Config, DecodeOptions
 from vstream.engine import Engine
 from vstream.memory.block import Tier
+from vstream.memory.codec import CODECS
+from vstream.memory.levels import DETAIL, DIGEST, GIST, SINK
 from vstream.memory.policies import RETRIEVERS
-from vstream.memory.pyramid import DIGEST, GIST, SINK
 from vstream.models.random import RandomLlama
 from vstream.session import NOTHING_SEEN, Session
 from vstream.sources import PushSource
@@ -66,11 +68,49 @@ def persistent(folder: Path, frames: Any, adapter: RandomLlama | None = None, **
 @pytest.mark.parametrize("clips_before_stop", [1, 3, 7, 12])
 @pytest.mark.parametrize("disk_mib", [2, 64])
 def test_a_resumed_stream_is_bit_identical(tmp_path: Path, clips_before_stop: int, disk_mib: int) -> None:
-    frames = feature_frames(91)
-    config = small_config(disk_bytes=disk_mib * MIB, host_bytes=MIB, gist_share=0.3)
+    check_resuming(tmp_path, clips_before_stop, small_config(disk_bytes=disk_mib * MIB, host_bytes=MIB, gist_share=0.3))
+
+
+@pytest.mark.parametrize(("codec", "disk_mib"), [("int8", 2), ("int4", 2), ("int8", 64)])
+def test_so_is_one_that_is_stored_with_fewer_bits(tmp_path: Path, codec: CodecName, disk_mib: int) -> None:
+    config = small_config(
+        disk_bytes=disk_mib * MIB,
+        host_bytes=MIB,
+        gist_share=0.3,
+        detail_codec=codec,
+        digest_codec="int4",
+        gist_codec=codec,
+    )
+    check_resuming(tmp_path, 7, config, frames=201)
+
+
+@pytest.mark.parametrize("codec", ["none", "int8", "int4"])
+def test_the_window_holds_what_is_stored(monkeypatch: pytest.MonkeyPatch, codec: CodecName) -> None:
+    """Not what the decoder made: else a resumed stream would go on from other keys."""
+
+    @torch.inference_mode()
+    def window_is_stored() -> bool:
+        memory = watched(RandomLlama(), feature_frames(20), detail_codec=codec).memory
+        assert memory.cache.sink
+        ids = [placed.meta.id for placed in (memory.cache.sink, *memory.cache.window)]
+        positions = torch.cat([placed.positions for placed in (memory.cache.sink, *memory.cache.window)], dim=1)
+        kv = place(memory.adapter, memory.store.gather(ids), positions)
+        held = [torch.cat(span.view()) for span in memory.cache.spans]
+        assert {memory.store.meta(block_id).codec for block_id in ids[1:]} == {codec}
+        assert memory.store.meta(ids[0]).codec == "none", "the sink keeps every bit"
+        return torch.equal(torch.stack(held), kv)
+
+    assert window_is_stored()
+    for kind in CODECS.values():
+        monkeypatch.setattr(kind, "round_trip", lambda self, kv, lead: kv)
+    assert window_is_stored() == (codec == "none"), "negative control"
+
+
+def check_resuming(tmp_path: Path, clips_before_stop: int, config: Config, frames: int = 91) -> None:
+    source = feature_frames(frames)
 
     def open_session(name: str) -> Session:
-        return Session(RandomLlama(), ListSource(frames), config, folder=tmp_path / name)
+        return Session(RandomLlama(), ListSource(source), config, folder=tmp_path / name)
 
     whole = open_session("whole")
     pump_all(whole)
@@ -86,11 +126,11 @@ def test_a_resumed_stream_is_bit_identical(tmp_path: Path, clips_before_stop: in
     assert resumed.memory.last_seconds == 2 * clips_before_stop - 1
     pump_all(resumed)
     assert_same_memory(whole, resumed)
-    for ours, theirs in zip(whole.memory.cache.layers, resumed.memory.cache.layers, strict=True):
-        assert torch.equal(ours.view()[0], theirs.view()[0])
+    for ours, theirs in zip(whole.memory.cache.spans, resumed.memory.cache.spans, strict=True):
+        assert all(map(torch.equal, ours.view(), theirs.view()))
     assert whole.status().frames == resumed.status().frames
     assert whole.status().moved == resumed.status().moved
-    assert (whole.status().moved["demoted"] > 0) == (disk_mib == 2)
+    assert (whole.status().moved["demoted"] > 0) == (config.disk_bytes <= 2 * MIB)
     assert told(asked(whole)) == told(asked(resumed))
     whole.memory.store.check_integrity(deep=True)
     resumed.memory.store.check_integrity(deep=True)
@@ -256,6 +296,53 @@ def test_condensed_blocks_reach_an_answer_too() -> None:
     assert not torch.equal(hidden_of_question(frames, **settings), hidden_of_question(altered(frames, 4), **settings))
 
 
+def test_without_tokens_of_their_own_gists_compete_with_detail() -> None:
+    settings = {"host_bytes": MIB, "gist_share": 0.3, "retrieve_tokens": 1024}
+    levels = {}
+    for gist_tokens in (0, 64):
+        session = watched(RandomLlama(), feature_frames(400), gist_tokens=gist_tokens, **settings)
+        answer = asked(session)
+        store = session.memory.store
+        spans = {(meta.start_seconds, meta.end_seconds): meta.level for meta in store.metas()}
+        levels[gist_tokens] = [spans[span] for span in answer.recalled]
+        assert set(levels[gist_tokens]) >= {DETAIL, GIST}
+    assert levels[0].count(GIST) != levels[64].count(GIST)
+
+
+def test_an_answer_without_the_window_sees_the_present_through_memory_alone() -> None:
+    frames = feature_frames(120)
+    seen = {}
+    for answer_window in (True, False):
+        session = watched(RandomLlama(), frames, answer_window=answer_window, retrieve_tokens=0, gist_tokens=0)
+        seen[answer_window] = {one.level for one in asked(session).evidence}
+        everything = watched(RandomLlama(), frames, answer_window=answer_window, retrieve_tokens=1024, gist_tokens=0)
+        newest = max(end for _, end in asked(everything).recalled)
+        assert (newest == 119.0) == (not answer_window)
+    assert seen == {True: {"window"}, False: set()}
+
+
+@pytest.mark.parametrize("consolidation", ["recent", "uniform", "carrier", "pmb", "star", "infinipot"])
+def test_every_consolidation_serves_a_stream(tmp_path: Path, consolidation: str) -> None:
+    """Within its budget, the same whether it ran on or was resumed, and with counted losses."""
+    settings = {"consolidation": consolidation, "disk_bytes": 2 * MIB, "host_bytes": MIB}
+    frames = feature_frames(240)
+    whole = Session(RandomLlama(), ListSource(frames), small_config(**settings), folder=tmp_path / "whole")
+    pump_all(whole)
+    first = Session(RandomLlama(), ListSource(frames), small_config(**settings), folder=tmp_path / "parts")
+    assert first.ingest
+    for _ in range(70):
+        first.ingest.pump(2)
+        first.step()
+    first.close()
+    resumed = Session(RandomLlama(), ListSource(frames), small_config(**settings), folder=tmp_path / "parts")
+    pump_all(resumed)
+    assert_same_memory(whole, resumed)
+    assert whole.status().moved == resumed.status().moved
+    assert (whole.status().moved["dropped"] > 0) == (consolidation != "star")
+    assert sum(whole.status().moved.values()) > 20
+    assert told(asked(whole)) == told(asked(resumed))
+
+
 def test_a_named_moment_is_brought_back() -> None:
     """Room for few of many blocks: the one that holds the second asked for is among them, whatever it shows."""
     session = watched(RandomLlama(), feature_frames(200), retrieve_tokens=64, gist_tokens=0)
@@ -296,17 +383,21 @@ def test_open_frames_are_seen_but_not_kept() -> None:
     assert session.status().frames.encoded == 4
 
 
-@pytest.mark.parametrize("at", [0.0, 0.5, 1.0, 2.0, 7.3, 19.0, 39.0])
-def test_a_question_about_the_past_sees_nothing_later(at: float) -> None:
+PAST = [(at, "none") for at in (0.0, 0.5, 1.0, 2.0, 7.3, 19.0, 39.0)] + [(at, "int4") for at in (0.5, 2.0, 8.0)]
+
+
+@pytest.mark.parametrize(("at", "codec"), PAST)
+def test_a_question_about_the_past_sees_nothing_later(at: float, codec: CodecName) -> None:
     frames = feature_frames(40)
-    late = watched(RandomLlama(), frames)
+    late = watched(RandomLlama(), frames, detail_codec=codec)
     answer = asked(late, at=at)
     assert answer.snapshot_seconds == float(int(at))
     assert all(e.end_seconds <= at for e in answer.evidence)
     for index in {int(at) + 1, 39} - {40}:
         if index > at:
-            assert told(asked(watched(RandomLlama(), altered(frames, index)), at=at)) == told(answer)
-    other = watched(RandomLlama(), altered(frames, int(at)))
+            other = watched(RandomLlama(), altered(frames, index), detail_codec=codec)
+            assert told(asked(other, at=at)) == told(answer)
+    other = watched(RandomLlama(), altered(frames, int(at)), detail_codec=codec)
     assert told(asked(other, at=at)) != told(answer)
 
 

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from blocks import MAX_TOKENS, SHAPE, make_block, raw, same_meta
+from blocks import MAX_TOKENS, SHAPE, as_stored, make_block, raw, same_meta
 
 from vstream.memory.block import Block, BlockShape, Tier
+from vstream.memory.codec import CODECS
 from vstream.memory.records import Part, page_key
 from vstream.memory.representatives import RepresentativeTable
 from vstream.memory.store import BlockStore
@@ -51,13 +52,14 @@ def arranged(name, tmp_path, **changes):
 
 
 def charge_of(store, block):
-    return store.bytes_of(block.meta.num_tokens, len(block.picture))
+    return store.bytes_of(block.meta.num_tokens, len(block.picture), block.meta.codec)
 
 
 class Walk:
     """A store beside a dictionary of what it must hold; each step does one random thing to both."""
 
-    def __init__(self, open_again, seed):
+    def __init__(self, open_again, seed, codecs=("none",)):
+        self.codecs = codecs
         self.open_again = open_again
         self.store = open_again()
         self.random = random.Random(seed)
@@ -78,7 +80,7 @@ class Walk:
 
     def commit(self):
         count = self.random.randint(0, 2)
-        add = [make_block(self.next_id + i, shape=self.store.shape, level=2 * i) for i in range(count)]
+        add = [self.new_block(self.next_id + i, 2 * i) for i in range(count)]
         self.next_id += count
         free = [block_id for block_id in self.model if block_id not in self.pinned]
         self.random.shuffle(free)
@@ -89,8 +91,12 @@ class Walk:
             remove = free[: len(remove) + 1]
         state = self.random.randbytes(self.random.randint(0, 5000))
         self.store.commit(add, remove, state)
-        self.model = {i: block for i, block in self.model.items() if i not in remove} | {b.meta.id: b for b in add}
+        self.model = {i: block for i, block in self.model.items() if i not in remove}
+        self.model |= {block.meta.id: replace(block, kv=as_stored(block)) for block in add}
         self.state = state
+
+    def new_block(self, block_id, level):
+        return make_block(block_id, shape=self.store.shape, level=level, codec=self.random.choice(self.codecs))
 
     def gather(self):
         ids = self.sample(30)
@@ -137,10 +143,11 @@ class Walk:
             assert raw(rows) == raw(torch.stack([block.representative for block in in_order], 2))
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize(("seed", "codecs"), [(1, ["none"]), (2, [*CODECS]), (3, ["int4"])])
 @pytest.mark.parametrize("name", BUDGETS)
-def test_random_walk_agrees_with_a_dictionary(name, seed, tmp_path):
-    walk = Walk(lambda: arranged(name, tmp_path), seed)
+def test_random_walk_agrees_with_a_dictionary(name, seed, codecs, tmp_path):
+    """Blocks of one codec or of several, read in one call."""
+    walk = Walk(lambda: arranged(name, tmp_path), seed, codecs)
     for step in range(120):
         walk.step()
         walk.store.check_integrity(deep=step % 10 == 0)
@@ -163,6 +170,59 @@ def test_every_dtype_comes_back_bit_for_bit(name, dtype, tmp_path):
         assert raw(store.gather([2, 0])) == raw(torch.cat([blocks[2].kv, blocks[0].kv], 3))
         store.check_integrity(deep=True)
         assert store.gather([]).shape == (3, 2, 1, 0, 8)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("name", ["device", "device+host+disk", "persistent"])
+def test_every_codec_comes_back_in_one_call(name, dtype, tmp_path):
+    """In the order asked for, cut or not, a layer or all, and after opening again."""
+    shape = BlockShape(num_layers=2, num_kv_heads=1, head_dim=32, dtype=dtype)
+    blocks = [make_block(i, shape=shape, tokens=5 + i, codec=(*CODECS,)[i % 3]) for i in range(7)]
+    order, cuts = [4, 0, 5, 2, 6, 1, 3], [9, 1, 4, 7, 2, 3, 8]
+    wanted = torch.cat([as_stored(blocks[i], shape)[:, :, :, :n] for i, n in zip(order, cuts, strict=True)], 3)
+    with arranged(name, tmp_path, shape=shape) as store:
+        store.commit(blocks, [], b"state")
+        assert raw(store.gather(order, cuts)) == raw(wanted)
+        assert raw(store.gather_layer(1, order, cuts)) == raw(wanted[1])
+        assert store.gather(order).dtype == dtype
+        store.check_integrity(deep=True)
+    if name == "persistent":
+        with arranged(name, tmp_path, shape=shape) as store:
+            assert [store.meta(i).codec for i in range(7)] == [block.meta.codec for block in blocks]
+            assert raw(store.gather(order, cuts)) == raw(wanted)
+            store.check_integrity(deep=True)
+
+
+@pytest.mark.parametrize("name", ["host", "disk"])
+def test_fewer_bits_leave_room_for_more_blocks(name):
+    """What a block is charged is what it takes: as many more fit."""
+    held, shape = {}, BlockShape(num_layers=4, num_kv_heads=2, head_dim=64, dtype=torch.float32)
+    for codec in CODECS:
+        with open_store(shape=shape, **{f"{name}_bytes": 3000 * KIB}) as store:
+            charge = store.bytes_of(MAX_TOKENS, 0, codec)
+            while store.fits(charge):
+                i = len(store)
+                store.commit([make_block(i, shape=shape, tokens=MAX_TOKENS, picture_bytes=0, codec=codec)], [], b"")
+            store.check_integrity(deep=True)
+            assert store.used_bytes == charge * len(store)
+            held[codec] = len(store)
+    assert held["int8"] > 2.5 * held["none"]
+    assert held["int4"] > 1.4 * held["int8"]
+
+
+def test_a_memory_says_how_much_its_own_codecs_need(tmp_path):
+    """A folder of small blocks opens with less than they would need uncompressed, and not with too little."""
+    shape = BlockShape(num_layers=4, num_kv_heads=2, head_dim=64, dtype=torch.float32)
+    used = {}
+    for codec in ("none", "int4"):
+        with open_store(0, 0, 8000 * KIB, shape=shape, folder=tmp_path / codec) as store:
+            store.commit([make_block(i, shape=shape, tokens=MAX_TOKENS, codec=codec) for i in range(9)], [], b"")
+            used[codec] = store.used_bytes
+    assert used["int4"] < used["none"] / 3
+    with open_store(0, 0, 1700 * KIB, shape=shape, folder=tmp_path / "int4") as store:
+        assert len(store) == 9
+    with pytest.raises(ValueError, match=r"disk_bytes=\d+ is less than the memory in .* uses; give at least"):
+        open_store(0, 0, 1700 * KIB, shape=shape, folder=tmp_path / "none")
 
 
 def test_a_block_that_is_a_view_of_a_larger_tensor_is_stored_whole_and_alone():
@@ -189,7 +249,7 @@ def test_it_does_not_matter_whether_a_call_runs_in_inference_mode():
 
 def test_caches_forget_the_least_recently_used_and_keep_the_pinned():
     blocks = [make_block(i, tokens=8, picture_bytes=0) for i in range(30)]
-    with open_store(64 * KIB, 0, 800 * KIB, max_block_tokens=8) as store:
+    with open_store(64 * KIB, 0, 800 * KIB, max_block_tokens=8, slot_tokens=8) as store:
         slab = store.slabs[Tier.DEVICE]
         room = slab.num_slots
         assert 4 < room < 20
@@ -210,7 +270,7 @@ def test_caches_forget_the_least_recently_used_and_keep_the_pinned():
 
 def test_a_set_larger_than_the_cache_does_not_push_itself_out():
     blocks = [make_block(i, tokens=8, picture_bytes=0) for i in range(30)]
-    with open_store(48 * KIB, 0, 800 * KIB, max_block_tokens=8) as store:
+    with open_store(48 * KIB, 0, 800 * KIB, max_block_tokens=8, slot_tokens=8) as store:
         for block in blocks:
             store.commit([block], [], b"")
         order = list(range(30))[::-1]
@@ -300,7 +360,7 @@ def test_a_temporary_disk_leaves_nothing_behind():
 
 def corrupt_cached_copy(store):
     slab = store.slabs[Tier.DEVICE]
-    slab.data.view(torch.uint8)[0, slab._slots[slab.ids[0]][0], 0, 0, 0, 0] ^= 1
+    slab.data.view(torch.uint8)[0, slab._slots[slab.ids[0]][0], 0] ^= 1
 
 
 def share_slot(store):
@@ -313,7 +373,8 @@ def lose_slot(store):
 
 
 def keep_stray(store):
-    store.slabs[Tier.DEVICE].write(99, make_block(99, tokens=1).kv)
+    block = make_block(99, tokens=1)
+    store.slabs[Tier.DEVICE].write(99, block.meta.form, store.codecs["none"].encode(block.kv, 1))
 
 
 def drop_entry(store):

@@ -16,6 +16,7 @@ from vstream.types import format_seconds
 
 if TYPE_CHECKING:
     from vstream.decoder import FinishReason
+    from vstream.reduction import VisionTokens
     from vstream.sampling import Counters
 
 
@@ -66,9 +67,10 @@ class Answer:
         asked_at_seconds: stream time of the question; no later frame is seen. None until it is known (the end).
         snapshot_seconds: time of the newest frame it saw, None for none.
         evidence: best first; known when the first text is.
+        recalled: (start, end) seconds of every block that memory brought back, in no order; known with the evidence.
         finish_reason: None while it goes on.
         place: n while it is the n-th of the questions whose time has come and that wait for room, else 0.
-        memory, frames: as they were when it was asked.
+        memory, frames, vision: as they were when it was asked.
     """
 
     def __init__(self, question: str, asked_at_seconds: float | None, wake: Callable[[], None] = lambda: None) -> None:
@@ -77,9 +79,11 @@ class Answer:
         self.asked_at_seconds = asked_at_seconds
         self.snapshot_seconds: float | None = None
         self.evidence: tuple[Evidence, ...] = ()
+        self.recalled: tuple[tuple[float, float], ...] = ()
         self.finish_reason: FinishReason | None = None
         self.memory: MemoryReport | None = None
         self.frames: Counters | None = None
+        self.vision: VisionTokens | None = None
         self.num_tokens = 0
         self.place = 0
         self._pieces: list[str] = []

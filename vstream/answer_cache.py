@@ -17,7 +17,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from vstream.cache import Snapshot, SpanCache, consecutive_starts, unplace
+from vstream.cache import Snapshot, SpanCache, closed_up, consecutive_starts, unplace
 from vstream.kernels import group_query, invert_rotary
 from vstream.memory.block import BlockMeta
 
@@ -50,11 +50,17 @@ class AnswerCache(SpanCache):
         return int((self.snapshot.window_start - self.snapshot.sink.stop).min())
 
     def memory_positions(self, metas: Sequence[BlockMeta], *, original: bool) -> Tensor:
-        """Positions [A, R] of recalled blocks: right before the window, or where they were encoded."""
+        """Positions [A, R] of recalled blocks: right before the window, or where they were encoded.
+
+        Where tokens were left out, and what would lie between the others is more than the room, they close up.
+        """
         if original:
             starts = [meta.start for meta in metas]
         else:
             advance = torch.stack([meta.advance for meta in metas]).sum(dim=0)
+            if int(advance.max()) > self.room:
+                metas = [closed_up(meta) for meta in metas]
+                advance = torch.stack([meta.advance for meta in metas]).sum(dim=0)
             starts = consecutive_starts(self.snapshot.window_start - advance, metas)
         return torch.cat([start[:, None] + meta.positions for start, meta in zip(starts, metas, strict=True)], dim=1)
 

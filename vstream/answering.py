@@ -20,7 +20,7 @@ from vstream.batch import RunningAnswer
 from vstream.clip_block import described, representative_of
 from vstream.decoder import Decoding
 from vstream.memory.columns import COLUMNS
-from vstream.memory.pyramid import DETAIL, LEVEL_NAMES
+from vstream.memory.levels import DETAIL, LEVEL_NAMES
 from vstream.memory.retriever import Candidates
 from vstream.picture import jpeg_of
 from vstream.recall import Recall
@@ -116,7 +116,7 @@ class Answerer:
             view: what the question can see of the stream.
             frames: received but not yet encoded, seen by this answer alone.
         """
-        open_span = self._memory.layout(frames, self._adapter.encode(frames)) if frames else None
+        open_span = self._memory.look(frames).span if frames else None
         prompt = make_prompt(view.snapshot.cursor, open_span, question)
         cache = AnswerCache(
             self._adapter,
@@ -134,6 +134,7 @@ class Answerer:
             score = float(self._memory.retriever.score(query, block.of_layers(recall.layers))[0])
             evidence.append(self._open_evidence(frames, score))
         answer.evidence = tuple(sorted(evidence, key=lambda e: (-e.score, e.start_seconds))[:MAX_EVIDENCE])
+        answer.recalled = tuple((meta.start_seconds, meta.end_seconds) for meta in recall.chosen.values())
         answer.snapshot_seconds = frames[-1].pts_seconds if frames else view.end_seconds
         decoding = Decoding(self._adapter, cache, self._adapter.head(hidden[-1]), prompt.cursor, options)
         return RunningAnswer(answer, decoding)

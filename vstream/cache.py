@@ -6,8 +6,8 @@ nothing of frames, text, threads or where blocks are stored.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -189,13 +189,23 @@ class StreamCache(SpanCache):
     those that `place` gives for the stored, un-rotated ones: a resumed stream holds the same bits as one that ran on.
     """
 
-    def __init__(self, adapter: Adapter, *, window_tokens: int, clip_tokens: int, reserve: int, limit: int) -> None:
+    def __init__(
+        self,
+        adapter: Adapter,
+        *,
+        window_tokens: int,
+        clip_tokens: int,
+        sink_positions: int,
+        reserve: int,
+        limit: int,
+    ) -> None:
         """An empty cache.
 
         Args:
             adapter: the model.
             window_tokens: at most so many tokens stay hot behind the sink.
             clip_tokens: the longest clip there can be.
+            sink_positions: what the sink takes.
             reserve: positions left free between sink and window at a rebase, for what answers place there.
             limit: the window is rebased before the cursor would pass it.
         """
@@ -203,6 +213,7 @@ class StreamCache(SpanCache):
         self.window: list[Placed] = []
         self.num_rebases = 0
         self._window_tokens, self._reserve, self._limit = window_tokens, reserve, limit
+        self._window_positions = limit - sink_positions - reserve - clip_tokens
         self._slack = max(window_tokens, 4 * clip_tokens)
         self._clip_tokens = clip_tokens
         super().__init__(adapter, 0)
@@ -219,11 +230,16 @@ class StreamCache(SpanCache):
         """Tokens in the sink."""
         return self.sink.meta.num_tokens if self.sink else 0
 
-    def prefill(self, span: TokenSpan) -> tuple[Tensor, Tensor]:
+    def prefill(self, span: TokenSpan, as_stored: Callable[[Tensor], Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Runs a span through the decoder behind what is cached, and appends it, for `adopt` to keep.
 
+        Args:
+            span: the tokens.
+            as_stored: what will be read of kv [L, 2, K, N, D] once it is stored: that is what the cache holds. None:
+                the same.
+
         Returns:
-            Its keys (un-rotated) and values [L, 2, K, N, D], and its start [A].
+            Its keys (un-rotated) and values [L, 2, K, N, D] as the decoder made them, and its start [A].
         """
         if not self.window and self.sink is None:
             self._allocate(len(span))
@@ -233,7 +249,7 @@ class StreamCache(SpanCache):
         try:
             self.adapter.forward(span.embeds, positions, self)
             kv = unplace(self.adapter, self._tail(len(span)), positions)
-            self._write_tail(place(self.adapter, kv, positions))
+            self._write_tail(place(self.adapter, as_stored(kv) if as_stored else kv, positions))
         except BaseException:
             self._drop_tail()
             raise
@@ -257,6 +273,12 @@ class StreamCache(SpanCache):
             self.rebase(kv)
         else:
             self._fill(kv)
+
+    def fits(self, blocks: Sequence[BlockMeta]) -> bool:
+        """Whether so many blocks may be in the window: by their tokens, and by the positions that lie between these."""
+        tokens = sum(meta.num_tokens for meta in blocks)
+        positions = sum(int(meta.advance.max()) for meta in blocks)
+        return tokens <= self._window_tokens and positions <= self._window_positions
 
     def must_rebase(self, span: TokenSpan) -> bool:
         """Whether the next span would pass the limit."""
@@ -292,8 +314,8 @@ class StreamCache(SpanCache):
 
     def _evict(self) -> None:
         """Lets the oldest blocks go until the window fits."""
-        excess, tokens = 0, sum(placed.meta.num_tokens for placed in self.window)
-        while tokens - excess > self._window_tokens:
+        excess = 0
+        while not self.fits([placed.meta for placed in self.window]):
             excess += self.window.pop(0).meta.num_tokens
         for layer in self.spans:
             layer.slide(self.sink_tokens, layer.begin + excess)
@@ -326,3 +348,9 @@ def consecutive_starts(first: Tensor, metas: Sequence[BlockMeta]) -> list[Tensor
         starts.append(first)
         first = first + meta.advance
     return starts
+
+
+def closed_up(meta: BlockMeta) -> BlockMeta:
+    """The same block laid out like text, one position a token on every axis."""
+    axes, count = len(meta.advance), meta.num_tokens
+    return replace(meta, positions=torch.arange(count).expand(axes, count).clone(), advance=torch.full((axes,), count))

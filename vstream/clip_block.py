@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
 from vstream.memory.block import Block, BlockMeta, Extra
+from vstream.memory.levels import DETAIL, SINK
 from vstream.memory.policies import seen_keys
-from vstream.memory.pyramid import DETAIL, SINK
 from vstream.picture import jpeg_of
 
 if TYPE_CHECKING:
@@ -17,10 +18,10 @@ if TYPE_CHECKING:
     from vstream.types import Clip, Frame, TokenSpan
 
 
-def typical_frame(clip: Clip, features: Tensor) -> Frame:
-    """The frame whose features [T, P, E] are nearest to the clip's mean: the one to show as evidence."""
+def typical_frame(frames: Sequence[Frame], features: Tensor) -> Frame:
+    """The frame whose features, of [T, P, E], are nearest to the mean: the one to show as evidence."""
     flat = features.float().flatten(1)
-    return clip.frames[int((flat - flat.mean(dim=0)).square().sum(dim=1).argmin())]
+    return frames[int((flat - flat.mean(dim=0)).square().sum(dim=1).argmin())]
 
 
 def representative_of(kv: Tensor, kinds: Tensor) -> Tensor:
@@ -45,8 +46,12 @@ def make_block(
     clip: Clip | None,
     frame: Frame | None,
     extra: Extra | None = None,
+    codec: str = "none",
 ) -> Block:
-    """A block of freshly prefilled tokens: of a clip, or (without one) the sink; with what a policy keeps of it."""
+    """A block of freshly prefilled tokens, to be stored with a codec: of a clip, or (without one) the sink.
+
+    `extra` says what a retrieval policy keeps of it.
+    """
     meta = BlockMeta(
         id=block_id,
         level=DETAIL if clip else SINK,
@@ -60,6 +65,7 @@ def make_block(
         advance=span.advance,
         start=start,
         picture_seconds=frame.pts_seconds if frame else float("nan"),
+        codec=codec,
     )
     kept = described(extra, kv, span.kinds, span.embeds) if extra else None
     return Block(meta, kv, representative_of(kv, span.kinds), jpeg_of(frame) if frame else b"", kept)

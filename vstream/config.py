@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 MIB = 1 << 20
 DEFAULT_DISK_BYTES = 4096 * MIB  # of a memory that is kept, unless said otherwise
 MAX_FPS = 1000.0
+CodecName = Literal["none", "int8", "int4"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +47,8 @@ class Config:
         fps: frames sampled per second of stream, None for every frame.
         clip_frames: frames encoded together; one clip becomes one block.
         window_tokens: the most recent tokens, kept hot and always seen by answers.
-        retrieve_tokens: tokens of detail brought back for a question.
-        gist_tokens: tokens of the condensed past shown to a question.
+        retrieve_tokens: tokens of the past brought back for a question.
+        gist_tokens: tokens of the condensed past shown to a question; with 0, it competes with detail.
         policy: how blocks are scored, see `vstream.memory.policies`.
         retrieve_neighbours: so many blocks before and after a chosen one are brought back with it, within the budget.
         selection: one choice of blocks for all layers, or each layer's own.
@@ -54,15 +56,24 @@ class Config:
             is shorter than the model's trained length).
         device_bytes, host_bytes, disk_bytes: budgets of the blocks kept on each tier. The hot window is bounded by
             `window_tokens`, and running answers by `answer_bytes`; reports of device bytes include both.
+        answer_window: whether answers see the recent window. Without it they see sink and memory alone, as ReKV's do.
+        consolidation: how memory fades, see `vstream.memory.levels`.
         decode_steps: tokens of every running answer before a waiting clip is served.
         answer_bytes: budget of running answers' own keys and values; more questions than fit wait.
         digest_share: part of the memory kept for the middle level, where a block keeps a quarter of its vision tokens;
             none until it is measured what it is good for.
         gist_share: part of the memory kept for the last level, blocks of one short frame that merge for ever.
         gist_vision_tokens: vision tokens of a condensed block.
+        detail_codec, digest_codec, gist_codec: how keys and values of a level are stored, see `vstream.memory.codec`.
         max_queue_frames: frames that may wait to be encoded.
         queue_policy: what happens when they are more: the reader waits, or the oldest are dropped.
         realtime: files are paced by their own clock.
+        skip_duplicates: a frame in which no part changed by more than this, of 255, since the last one encoded of its
+            clip is not encoded; None encodes all.
+        drop_similarity: a vision token whose features have a cosine above this to the same patch of its clip, when that
+            last was new, is left out; None leaves none out.
+        scene_cut: a clip ends where the picture changes on average by so much more, of 255, than it has changed since
+            the clip began; None looks for no cuts.
         max_question_tokens: longer questions are refused.
         max_answer_tokens: the most an answer may ask for.
     """
@@ -80,12 +91,20 @@ class Config:
     host_bytes: int = 512 * MIB
     disk_bytes: int = 0
     answer_bytes: int = 1024 * MIB
+    answer_window: bool = True
+    consolidation: str = "pyramid"
     digest_share: float = 0.0
     gist_share: float = 0.125
     gist_vision_tokens: int = 4
+    detail_codec: CodecName = "none"
+    digest_codec: CodecName = "none"
+    gist_codec: CodecName = "none"
     max_queue_frames: int = 64
     queue_policy: Literal["block", "drop-oldest"] = "block"
     realtime: bool = False
+    skip_duplicates: float | None = None
+    drop_similarity: float | None = None
+    scene_cut: float | None = None
     decode_steps: int = 8
     max_question_tokens: int = 512
     max_answer_tokens: int = 256
@@ -109,6 +128,9 @@ class Config:
             self.max_queue_frames,
             f"at least clip_frames ({self.clip_frames})",
         )
+        for name, (is_allowed, what) in _OPTIONAL.items():
+            value = getattr(self, name)
+            _check(value is None or is_allowed(value), name, value, f"{what}, or None")
         for name, allowed in _CHOICES.items():
             _check(getattr(self, name) in allowed, name, getattr(self, name), f"one of {', '.join(allowed)}")
 
@@ -130,10 +152,16 @@ _NOT_NEGATIVE = (
     "host_bytes",
     "disk_bytes",
 )
+_OPTIONAL: dict[str, tuple[Callable[[float], bool], str]] = {
+    "skip_duplicates": (lambda value: 0 <= value < 255, "a number >= 0 and < 255"),
+    "drop_similarity": (lambda value: -1 <= value < 1, "a number >= -1 and < 1"),
+    "scene_cut": (lambda value: 0 < value < 255, "a number > 0 and < 255"),
+}
 _CHOICES = {
     "selection": ("shared", "per-layer"),
     "positions": ("contiguous", "original"),
     "queue_policy": ("block", "drop-oldest"),
+    **dict.fromkeys(("detail_codec", "digest_codec", "gist_codec"), get_args(CodecName)),
 }
 
 

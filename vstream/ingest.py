@@ -11,9 +11,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import islice, pairwise
+from itertools import islice
 from typing import Literal, NamedTuple
 
+from vstream.changes import is_cut
 from vstream.sampling import Counters, Sampler
 from vstream.sources.base import Source
 from vstream.types import Clip, Frame
@@ -32,8 +33,9 @@ class Ingest:
     """A bounded queue of sampled frames between one reading thread and one worker.
 
     Clips are `clip_frames` consecutive frames of the queue. A clip is shorter where the next frame comes more than
-    `max_gap_seconds` (or two sampling intervals) later, or has another `epoch_seconds` (a camera that reconnected), and
-    at the end of the stream. With the policy "block" the clips depend on the source alone, not on who was faster.
+    `max_gap_seconds` (or two sampling intervals) later, has another `epoch_seconds` (a camera that reconnected) or
+    begins another scene, and at the end of the stream. With the policy "block" the clips depend on the source alone,
+    not on who was faster.
 
     The worker takes one clip at a time: `take_clip`, then `commit` or `release`. All methods but `pump`, `start` and
     `stop` are safe from any thread. The ingest owns its source and closes it in `stop`.
@@ -55,6 +57,7 @@ class Ingest:
         max_gap_seconds: float = 10.0,
         resume_after_seconds: float | None = None,
         base: Counters | None = None,
+        scene_cut: float | None = None,
     ) -> None:
         """Prepares; nothing is read before `start` or `pump`.
 
@@ -71,6 +74,8 @@ class Ingest:
             resume_after_seconds: end of the last committed clip of an earlier run over the same source: frames up to
                 there are decoded, but not sampled again.
             base: counts of that run, its `counters_if_committed`; what it had queued is read again, not counted twice.
+            scene_cut: how much more a picture must change for a cut than any since its clip began, of 255; None for
+                clips without regard to scenes.
 
         Raises:
             ValueError: if a number or the policy is out of range.
@@ -91,6 +96,7 @@ class Ingest:
         self._paced = realtime and not source.is_live
         self._on_change = on_change or (lambda: None)
         self._max_gap_seconds = max(max_gap_seconds, 2 / fps if fps else 0.0)
+        self._scene_cut = scene_cut
         self._resume_after_seconds = -1.0 if resume_after_seconds is None else resume_after_seconds
         self._sampler = Sampler(fps, after_seconds=resume_after_seconds)
         self._frames = source.frames(self._observe)
@@ -279,15 +285,17 @@ class Ingest:
     def _clip_length(self, start: int, flush: bool = False) -> int:
         """Frames in the clip that begins at place `start` of the queue; 0 if it is not complete, unless to `flush`."""
         frames = [queued.frame for queued in islice(self._waiting, start, start + self._clip_frames)]
-        for index, (frame, following) in enumerate(pairwise(frames)):
-            if not self._belong_together(frame, following):
-                return index + 1
+        for length in range(1, len(frames)):
+            if not self._belong_together(frames[:length], frames[length]):
+                return length
         return len(frames) if flush or self._ended or len(frames) == self._clip_frames else 0
 
-    def _belong_together(self, frame: Frame, following: Frame) -> bool:
-        """Whether a clip may hold both."""
-        near = following.pts_seconds - frame.pts_seconds <= self._max_gap_seconds
-        return near and frame.epoch_seconds == following.epoch_seconds
+    def _belong_together(self, scene: Sequence[Frame], following: Frame) -> bool:
+        """Whether a clip may go on with a frame."""
+        near = following.pts_seconds - scene[-1].pts_seconds <= self._max_gap_seconds
+        same_clock = scene[-1].epoch_seconds == following.epoch_seconds
+        cut = self._scene_cut is not None and is_cut(scene, following, self._scene_cut)
+        return near and same_clock and not cut
 
     def _as_clip(self, entries: Sequence[_Queued]) -> Clip:
         return Clip(tuple(queued.frame for queued in entries))

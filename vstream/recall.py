@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vstream.cache import place
 from vstream.memory.block import BlockMeta
-from vstream.memory.pyramid import DETAIL, DIGEST, GIST
+from vstream.memory.levels import DETAIL, DIGEST, GIST
 from vstream.memory.retriever import Query
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from vstream.memory.store import BlockStore
     from vstream.models.base import Adapter
     from vstream.view import View
+
+
+LEVELS = (DETAIL, DIGEST, GIST)
 
 
 class Recall:
@@ -50,11 +53,12 @@ class Recall:
     ) -> None:
         """Chooses among what the view holds, for the answer whose cache is given.
 
-        The question names moments; its words are [W, E] before the decoder.
+        The question names moments; its words are [W, E] before the decoder. Without tokens of their own, gists compete
+        with detail.
         """
         self.chosen: dict[int, BlockMeta] = {}
         self._adapter, self._store, self._retriever, self._cache = adapter, store, retriever, cache
-        shown = {(GIST,): gist_tokens, (DETAIL, DIGEST): detail_tokens}
+        shown = {(GIST,): gist_tokens, (DETAIL, DIGEST): detail_tokens} if gist_tokens else {LEVELS: detail_tokens}
         self._shelves = [Shelf(view.on_levels(levels, budget)) for levels, budget in shown.items()]
         self._shelves.append(Shelf(view.in_window))  # in the answer anyway; the scores are evidence
         self._view = view

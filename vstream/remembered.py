@@ -22,8 +22,9 @@ from vstream.cache import Placed, Snapshot, StreamCache, consecutive_starts, pla
 from vstream.clip_block import described, representative_of
 from vstream.memory.block import BlockMeta, BlockShape, prefix_until
 from vstream.memory.columns import Rows, rows_of
+from vstream.memory.levels import DETAIL, LEVEL_NAMES, SINK
 from vstream.memory.policies import make_retriever
-from vstream.memory.pyramid import DETAIL, LEVEL_NAMES, SINK
+from vstream.reduction import Looked, Reduction, VisionTokens, num_vision
 from vstream.sampling import Counters
 from vstream.types import Frame, Gap, TokenSpan, format_seconds
 from vstream.view import View
@@ -46,6 +47,7 @@ class Remembered(ABC):
         source_name: what is, or was, watched.
         last_seconds: time of the newest committed frame, None before the first.
         counters: what had become of the frames at the last commit.
+        vision: what had become of their vision tokens.
         dialogue: the latest questions and answers.
         gaps: the newest stretches that were not watched.
         num_gaps: how many there were.
@@ -65,6 +67,7 @@ class Remembered(ABC):
         self.source_name: str | None = None
         self.last_seconds: float | None = None
         self.counters = Counters()
+        self.vision = VisionTokens()
         self.dialogue: deque[dict[str, Any]] = deque()
         self.gaps: tuple[Gap, ...] = ()
         self.num_gaps = 0
@@ -78,6 +81,9 @@ class Remembered(ABC):
         shape = BlockShape(adapter.num_layers, adapter.num_kv_heads, adapter.head_dim, adapter.dtype)
         extra = self.retriever.extra(self._choosing.stop, shape, adapter.config.hidden_size)
         self._shape = replace(shape, extra=extra)
+        self._reduction = Reduction(
+            adapter, skip_duplicates=config.skip_duplicates, drop_similarity=config.drop_similarity
+        )
 
     @property
     @abstractmethod
@@ -105,8 +111,23 @@ class Remembered(ABC):
         if not present:
             return self._past_view(until_seconds)
         rows = self._rows_until(until_seconds)
+        if not self._config.answer_window:
+            return self._view(self._rebuilt([]), rows, {})
         behind = ~np.isin(rows["id"], self._hot_ids())
         return self._view(self.cache.snapshot(), rows[behind], {})
+
+    def look(self, frames: Sequence[Frame]) -> Looked:
+        """What goes through the decoder of a clip's frames, or of its first ones.
+
+        Raises:
+            ValueError: if they are more tokens than a clip may have.
+        """
+        shown = self._reduction.distinct(frames)
+        features = self.adapter.encode(shown)  # [T, P, E]
+        whole = self.layout(shown, features)  # [N] tokens
+        span = self._reduction.thin(features, whole)
+        made = num_vision(whole)
+        return Looked(shown, features, span, VisionTokens(made, made - num_vision(span)))
 
     def layout(self, frames: Sequence[Frame], features: Tensor) -> TokenSpan:
         """The frames' tokens, from features [T, P, E].
@@ -167,12 +188,12 @@ class Remembered(ABC):
         rows = self._rows_until(until_seconds)
         crossing = rows["id"][rows["end_seconds"] > until_seconds].tolist()
         shortened = {block_id: self._until(self.store.meta(block_id), until_seconds) for block_id in crossing}
-        room, window = self._config.window_tokens, list[BlockMeta]()
-        for block_id in reversed(rows["id"].tolist()):
+        window = list[BlockMeta]()
+        recent = rows["id"].tolist() if self._config.answer_window else []
+        for block_id in reversed(recent):
             meta = shortened.get(block_id) or self.store.meta(block_id)
-            if meta.level != DETAIL or meta.num_tokens > room:
+            if meta.level != DETAIL or not self.cache.fits([meta, *window]):
                 break
-            room -= meta.num_tokens
             window.insert(0, meta)
         behind = rows[: len(rows) - len(window)].copy()
         for row, block_id in enumerate(behind["id"].tolist()):
@@ -249,12 +270,13 @@ class Remembered(ABC):
         """Takes a stream's state and window back to where a commit left them."""
         self.source_name = state["source"]
         self.last_seconds, self.counters = state["last_seconds"], Counters(**state["counters"])
+        self.vision = VisionTokens(**state.get("vision_tokens", {}))
         self.dialogue = deque(state["dialogue"])
         self.gaps = tuple(Gap.from_plain(gap) for gap in state.get("gaps", ()))
         self.num_gaps = state.get("num_gaps", 0)
         self.cache.num_rebases = state["rebases"]
         window = [(self.store.meta(block_id), torch.tensor(start)) for block_id, start in state["window"]]
-        while sum(meta.num_tokens for meta, _ in window) > self._config.window_tokens:
+        while not self.cache.fits([meta for meta, _ in window]):
             window.pop(0)
         kv = self.store.gather([SINK_ID, *(meta.id for meta, _ in window)])
         self.cache.restore(self.store.meta(SINK_ID), window, kv)
@@ -296,6 +318,7 @@ class Remembered(ABC):
             self.adapter,
             window_tokens=self._config.window_tokens,
             clip_tokens=self.clip_tokens,
+            sink_positions=int(self._sink.advance.max()),
             reserve=self._reserve,
             limit=self.adapter.max_positions - self.prompt_tokens,
         )

@@ -31,6 +31,7 @@ from vstream.types import Clip, Frame, format_seconds
 if TYPE_CHECKING:
     from vstream.config import Config, DecodeOptions
     from vstream.models.base import Adapter, Question
+    from vstream.reduction import VisionTokens
     from vstream.sources import Source
 
 NOTHING_SEEN = "Nothing has been seen yet."
@@ -45,6 +46,7 @@ class Status:
         last_seconds: time of the newest committed frame, None before the first.
         lag_seconds: how far that is behind the clock, and the most it was when a clip had been committed.
         frames: what became of the frames.
+        vision: what became of the vision tokens of those encoded.
         blocks: level name to number of blocks.
         moved: how many blocks were demoted and merged so far.
         memory: bytes by tier.
@@ -57,6 +59,7 @@ class Status:
     lag_seconds: float
     max_lag_seconds: float
     frames: Counters
+    vision: VisionTokens
     blocks: dict[str, int]
     moved: dict[str, int]
     memory: MemoryReport
@@ -195,10 +198,10 @@ class Session:
         assert isinstance(self.memory, StreamMemory), "who only reads watches nothing"
         source = self.ingest.source
         self.memory.note_gaps(source.gaps, source.num_gaps, clip.end_seconds)
-        features = self.adapter.encode(clip.frames)  # [T, P, E]
-        span = self.memory.layout(clip.frames, features)  # [N] tokens
-        self.memory.watch(clip, features, span, self.ingest.counters_if_committed(clip))
-        self.ingest.commit(clip)
+        looked = self.memory.look(clip.frames)
+        skipped = len(clip.frames) - len(looked.frames)
+        self.memory.watch(clip, looked, self.ingest.counters_if_committed(clip, skipped=skipped))
+        self.ingest.commit(clip, skipped=skipped)
         self._max_lag_seconds = max(self._max_lag_seconds, self.lag_seconds)
 
     def _owes_clip(self) -> bool:
@@ -215,7 +218,7 @@ class Session:
         """Takes the snapshot; what is wrong with a question is that answer's error alone."""
         answer = pending.answer
         self.memory.refresh()
-        answer.frames, answer.memory = self._counters(), self._memory_report()
+        answer.frames, answer.memory, answer.vision = self._counters(), self._memory_report(), self.memory.vision
         try:
             at_seconds = self._checked_time(pending.at_seconds)
             frames = self._open_frames(at_seconds)
@@ -379,6 +382,7 @@ class Session:
                 lag_seconds=self.lag_seconds,
                 max_lag_seconds=self._max_lag_seconds,
                 frames=self._counters(),
+                vision=self.memory.vision,
                 blocks=self.memory.num_blocks(),
                 moved=dict(self.memory.moved),
                 memory=self._memory_report(),
@@ -443,6 +447,7 @@ class Session:
             on_change=self._wake,
             resume_after_seconds=memory.last_seconds,
             base=memory.counters,
+            scene_cut=config.scene_cut,
         )
 
     def _last_seconds(self) -> float:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vstream.clip_block import make_block, typical_frame
+from vstream.memory.block import lead_tokens
+from vstream.memory.levels import Room, make_levels
 from vstream.memory.pyramid import Pyramid
 from vstream.memory.store import BlockStore
 from vstream.picture import MAX_BYTES
@@ -21,12 +23,11 @@ from vstream.remembered import Remembered
 from vstream.types import Clip, Gap, TokenSpan
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from vstream.answer import Answer
     from vstream.config import Config
     from vstream.memory.block import Block
     from vstream.models.base import Adapter
+    from vstream.reduction import Looked
     from vstream.sampling import Counters
 
 KEPT_GAPS = 100
@@ -86,26 +87,29 @@ class StreamMemory(Remembered):
         self.gaps = (*self._earlier_gaps, *past)[-KEPT_GAPS:]
         self.num_gaps = self._num_earlier_gaps + num_gaps - later
 
-    def watch(self, clip: Clip, features: Tensor, span: TokenSpan, counters: Counters) -> None:
+    def watch(self, clip: Clip, looked: Looked, counters: Counters) -> None:
         """Prefills a clip behind the window, and keeps it. When this returns, it is committed.
 
         Args:
             clip: the frames.
-            features: [T, P, E].
-            span: its tokens.
+            looked: its tokens.
             counters: what will have become of the frames then.
         """
-        if self.cache.must_rebase(span):
+        if self.cache.must_rebase(looked.span):
             self.cache.rebase(self.store.gather(self._hot_ids()))
-        kv, start = self.cache.prefill(span)  # [L, 2, K, N, D], keys un-rotated
-        frame = typical_frame(clip, features)
-        block = make_block(self.pyramid.take_id(), span, kv, start, clip, frame, self._shape.extra)
-        before = self.last_seconds, self.counters
-        self.last_seconds, self.counters = clip.end_seconds, counters
+        codec, lead = self.store.codecs[self._config.detail_codec], lead_tokens(looked.span.seconds)
+        kv, start = self.cache.prefill(
+            looked.span, lambda kv: codec.round_trip(kv, lead)
+        )  # [L, 2, K, N, D], un-rotated
+        frame = typical_frame(looked.frames, looked.features)
+        block_id, extra = self.pyramid.take_id(), self._shape.extra
+        block = make_block(block_id, looked.span, kv, start, clip, frame, extra, codec.name)
+        before = self.last_seconds, self.counters, self.vision
+        self.last_seconds, self.counters, self.vision = clip.end_seconds, counters, self.vision + looked.vision
         try:
             self._commit(block)
         except BaseException:
-            self.last_seconds, self.counters = before
+            self.last_seconds, self.counters, self.vision = before
             raise
 
     def add_turns(self, answers: Sequence[Answer]) -> None:
@@ -133,6 +137,7 @@ class StreamMemory(Remembered):
             "dialogue": list(self.dialogue),
             "last_seconds": self.last_seconds,
             "counters": asdict(self.counters),
+            "vision_tokens": asdict(self.vision),
             "gaps": [gap.to_plain() for gap in self.gaps],
             "num_gaps": self.num_gaps,
             "rebases": self.cache.num_rebases,
@@ -170,22 +175,31 @@ class StreamMemory(Remembered):
     def _make_pyramid(self, sink_tokens: int) -> Pyramid:
         """The levels, if the memory's budget can hold the window, two clips more and two condensed blocks."""
         config, store = self._config, self.store
-        clip_bytes = store.bytes_of(self.clip_tokens, MAX_BYTES)
-        frame_bytes = store.bytes_of(self.adapter.min_frame_tokens, MAX_BYTES)
+        clip_bytes = store.bytes_of(self.clip_tokens, MAX_BYTES, config.detail_codec)
+        frame_bytes = store.bytes_of(self.adapter.min_frame_tokens, MAX_BYTES, config.detail_codec)
         whole = (config.window_tokens // self.clip_tokens + 2) * clip_bytes
         hot = max(whole, self._max_window_blocks * frame_bytes + clip_bytes)
-        gist = 2 * store.bytes_of(self.adapter.max_frame_tokens, MAX_BYTES)
-        detail_share = 1 - config.digest_share - config.gist_share
-        needed = int(max(hot / detail_share, gist / config.gist_share)) + store.bytes_of(sink_tokens)
+        gist = 2 * store.bytes_of(self.adapter.max_frame_tokens, MAX_BYTES, config.gist_codec)
+        if config.consolidation == "pyramid":
+            detail_share = 1 - config.digest_share - config.gist_share
+            needed = int(max(hot / detail_share, gist / config.gist_share))
+        else:
+            needed = hot + 3 * gist
+        needed += store.bytes_of(sink_tokens)
         if store.capacity_bytes < needed:
             raise ValueError(
                 f"a memory of {store.capacity_bytes / 2**20:.1f} MiB is too small: the window and a few clips of "
                 f"{self.adapter.name!r} need {needed / 2**20:.1f} MiB; give more bytes or a smaller window"
             )
-        return Pyramid(
-            store,
-            sink_tokens=sink_tokens,
+        return Pyramid(store, make_levels(config.consolidation, self._room(hot, sink_tokens)))
+
+    def _room(self, hot_bytes: int, sink_tokens: int) -> Room:
+        config = self._config
+        return Room(
+            total_bytes=self.store.capacity_bytes - self.store.bytes_of(sink_tokens),
+            hot_bytes=hot_bytes,
             digest_share=config.digest_share,
             gist_share=config.gist_share,
             gist_vision_tokens=config.gist_vision_tokens,
+            codecs=(config.detail_codec, config.digest_codec, config.gist_codec),
         )

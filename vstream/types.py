@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,6 +17,8 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+THUMBNAIL_SIDE = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +49,16 @@ class Frame:
             )
         if features and not np.abs(self.image).max() <= np.finfo(np.float32).max:
             raise ValueError(f"features must be finite in float32, but those at {self.pts_seconds} s are not")
+
+    @cached_property
+    def thumbnail(self) -> npt.NDArray[np.float32] | None:
+        """The picture's mean colours on a grid, [16, 16, 3] from 0 to 255; None for features."""
+        if self.image.ndim != 3:
+            return None
+        from PIL import Image
+
+        size = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+        return np.asarray(Image.fromarray(self.image).resize(size, Image.Resampling.BOX), dtype=np.float32)
 
     def __repr__(self) -> str:
         return f"Frame({self.pts_seconds:.3f} s, {list(self.image.shape)} {self.image.dtype})"

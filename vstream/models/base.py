@@ -55,6 +55,7 @@ class Adapter(ABC):
             text around it included.
         settings: of `Config`, those that suit the model better than the general defaults.
         num_axes: rotary axes A.
+        keeps_patches: whether `layout` puts every one of a frame's P tokens into the span, in order.
         alone: held by whoever runs the model: how its attention is done is switched between passes.
     """
 
@@ -69,6 +70,7 @@ class Adapter(ABC):
     max_frame_tokens: int
     settings: Mapping[str, Any] = MappingProxyType({})
     num_axes: int = 1
+    keeps_patches: bool = True
 
     def __init__(self) -> None:
         """Subclasses load the model, and call this."""

@@ -61,6 +61,7 @@ class EmbeddedAdapter(Adapter):
     name = "embedded"
     image_side = IMAGE_SIDE
     settings = MappingProxyType(SETTINGS)
+    keeps_patches = False  # what a frame has in common with the one before is not said again
 
     def __init__(
         self,
