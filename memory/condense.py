@@ -15,6 +15,8 @@ from torch.nn.functional import normalize
 
 from vstream.memory.block import Block, BlockMeta, TokenKind
 
+ALIKE_TO_ITSELF = 2.0  # above every cosine
+
 
 def condense(blocks: Sequence[Block], *, block_id: int, level: int, max_vision_tokens: int) -> Block:
     """One block that stands for all of `blocks`, with at most `max_vision_tokens` vision tokens.
@@ -104,9 +106,10 @@ def halve(block: Block, *, block_id: int, level: int) -> Block:
     newest = seconds >= frames[-max(1, len(frames) // 4)]
     keys = _flat_keys(seen)
     alike = (keys @ keys[newest.to(keys.device)].T).amax(dim=1).cpu()
-    alike[newest] = -1.0  # they are new by themselves
+    alike[newest] = ALIKE_TO_ITSELF
     norms = seen[:, 1].square().sum(dim=(0, 1, 3)).cpu()
     fresh = alike.argsort(stable=True)[: count // 2]
+    fresh = fresh[alike[fresh] < ALIKE_TO_ITSELF]
     norms[fresh] = -1.0
     chosen = torch.cat([fresh, norms.argsort(descending=True, stable=True)[: count - len(fresh)]]).sort().values
     return _with_vision(block, vision[chosen], seen[:, :, :, chosen], block_id=block_id, level=level)

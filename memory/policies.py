@@ -131,8 +131,9 @@ class Quest(Retriever):
 class Embedding(Retriever):
     """Cosine of a question's words with what frames look like to the language model, before its first layer.
 
-    A block keeps the mean of its visual tokens as they enter the decoder. Of that, what all blocks share is removed;
-    the best match of any one word counts. The search is exact (`exact_search.py`).
+    A block keeps the mean of its visual tokens as they enter the decoder. Of that, what all blocks share is removed.
+    Words count by how far their best match stands out from all blocks (as rare terms do in BM25), so that "the" and
+    "what" hardly do. The search is exact (`exact_search.py`).
     """
 
     name = "embedding"
@@ -166,7 +167,7 @@ class Embedding(Retriever):
         assert blocks.extra_mean is not None, f"{self.name!r} needs the mean of what it keeps"
         assert query.embeds is not None, f"{self.name!r} needs the words' embeddings"
         seen = normalize(blocks.extra[0, 0].float() - blocks.extra_mean[0, 0], dim=-1)
-        return inner_products(normalize(query.embeds, dim=-1), seen).amax(dim=0)
+        return telling(inner_products(normalize(query.embeds, dim=-1), seen))
 
 
 class Hierarchical(MaxSim):
@@ -269,6 +270,7 @@ class Oracle(Retriever):
         return super().select(replace(query, moments=()), blocks)
 
 
+FEW = 3  # blocks, among which nothing stands out
 BELOW = 2.0
 """Between the greatest mean of cosines and the least."""
 
@@ -277,6 +279,15 @@ def seen_keys(kv: Tensor, kinds: Tensor) -> Tensor:
     """Un-rotated keys [L, K, V, D] of the vision tokens in kv [L, 2, K, N, D], of all if there are none."""
     vision = kinds == TokenKind.VISION
     return kv[:, 0][:, :, vision] if vision.any() else kv[:, 0]
+
+
+def telling(cosines: Tensor) -> Tensor:
+    """Mean over words of cosines [W, B], [B]; a word weighs as its best match stands out, in deviations, squared."""
+    if cosines.shape[1] < FEW:
+        return cosines.mean(dim=0)
+    best, mean, deviation = cosines.amax(dim=1), cosines.mean(dim=1), cosines.std(dim=1)
+    weights = ((best - mean) / deviation.clamp_min(1e-6)).square()
+    return weights @ cosines / weights.sum().clamp_min(1e-6)
 
 
 def extra_of(block: Block) -> Tensor:

@@ -72,7 +72,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return made
 
 
-def make_config(*, layers: int = 7, hidden: int = 128, vision_layers: int = 4) -> LlavaOnevisionConfig:
+def make_config(*, layers: int = 9, hidden: int = 128, vision_layers: int = 4) -> LlavaOnevisionConfig:
     """The stock configuration, small."""
     ids = {token: number for number, token in enumerate(vocabulary())}
     text = Qwen3Config(

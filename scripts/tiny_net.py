@@ -15,14 +15,14 @@ from vstream.app.lab.world import COLOURS, KINDS, PLACES, TEXTURES
 
 Batch = dict[str, Tensor]
 NOTES = {
-    "enters": 2, "colour": len(COLOURS), "place": len(PLACES), "second": 60, "way": 5, "times": 4,
-    "previous colour": len(COLOURS) + 1, "previous kind": len(KINDS) + 1,
+    "enters": 2, "colour": len(COLOURS), "place": len(PLACES), "second": 60, "ones": 10, "tens": 10,
+    "way": 5, "times": 4, "previous colour": len(COLOURS) + 1, "previous kind": len(KINDS) + 1,
 }  # fmt: skip
 """What the language model should know of a thing wherever it sees it, and how many answers there are: whether it just
-entered, its colour, place and second when it did, where it has moved, how often its kind has entered, what entered
-before it."""
+entered, its colour, place, second and minute (its ones and tens) when it did, where it has moved, how often its kind has
+entered, what entered before it."""
 USUAL = {"way": 0.2, "times": 0.2}  # weight of the first answer, which is nearly always right
-NOTED_LAYERS = 4  # so many layers have it noted
+NOTED_LAYERS = 5  # so many layers have it noted
 
 
 class Words(nn.Module):
@@ -73,7 +73,7 @@ class Tiny(nn.Module):
 
     Attributes:
         tell: from a picture's features: colour, texture and kind.
-        note: from the language model's fourth layer: `NOTES`.
+        note: from the language model's fifth layer: `NOTES`.
     """
 
     def __init__(self, tokenizer: Any) -> None:

@@ -1,10 +1,10 @@
 """Where `tiny` starts: weights near a way to do it, which training then finds sooner.
 
 In the spirit of mimetic weights (Trockman and Kolter, 2023). Words that must be told apart stand at right angles. Layer
-0: what is seen looks up the time of its frame, a word the word before it. Layer 1: what is seen notes what the frame
-before showed. Layers 2 to 4: words look for what is seen with the same kind, colour or second, and take over what else
-it is; the last also for what came after such a thing. Later layers: the answer looks at the question's words. It knows
-nothing of streams or training.
+0: what is seen looks up the second of its frame, a word the word before it. Layer 1: what is seen looks up the minute.
+Layer 2: it notes what the frame before showed. Layers 3 to 6: words look for what is seen with the same kind, colour or
+second, and take over what else it is; layer 5 also looks for what came after such a thing, layer 6 takes minutes. Later
+layers: the answer looks at the question's words. It knows nothing of streams or training.
 """
 
 from __future__ import annotations
@@ -30,12 +30,15 @@ LENGTH = 0.9  # of an embedding
 FRAME_TOKENS = 6  # from a quarter to the same quarter of the frame before
 KEYS = (("shapes", "colours"), ("digits", "colours"), ("letters", "colours"), ("seconds", "ones"))
 LOOK, ONLY_KINDS = ("colours", "textures", "places", "seconds"), ("shapes", "digits", "letters")
+MINUTE = ("ones", "tens", "hundreds")
 LOOK_UP = {
-    2: (LOOK, LOOK, ONLY_KINDS, ONLY_KINDS),
-    3: (("ones", "tens", "hundreds"), LOOK, LOOK, LOOK),
-    4: (("ones", "tens", "hundreds"), LOOK, LOOK, LOOK),
+    3: (LOOK, LOOK, ONLY_KINDS, ONLY_KINDS),
+    4: (MINUTE, LOOK, LOOK, LOOK),
+    5: (MINUTE, LOOK, LOOK, LOOK),
+    6: (MINUTE, MINUTE, MINUTE, ("colours", "shapes", "digits")),
 }
 """What each head of these layers takes over."""
+BY_PREVIOUS = 5
 
 
 def right_angles(hidden: int, seed: int = 0) -> Tensor:
@@ -62,26 +65,47 @@ def begin(words: Any, language: Any, tokenizer: Any) -> None:
     for number, layer in enumerate(language.layers):
         mimetic(layer.self_attn, 0.1)
         if number == 0:
-            tell_time(layer.self_attn, text, marks)
+            tell_second(layer.self_attn, text, marks)
         elif number == 1:
+            tell_minute(layer.self_attn, text, groups, marks)
+        elif number == 2:
             note_previous(layer.self_attn, text, groups, marks, elsewhere)
         elif number in LOOK_UP:
             look_up(layer.self_attn, text, groups, marks, values=LOOK_UP[number])
-            if number == max(LOOK_UP):
+            if number == BY_PREVIOUS:
                 by_previous(layer.self_attn, text, groups, elsewhere)
         else:
             look_near(layer.self_attn, text)
 
 
-def tell_time(attention: Any, text: Any, marks: Groups) -> None:
-    """What is seen finds the minute and second before it; any other token the one before it."""
+def tell_second(attention: Any, text: Any, marks: Groups) -> None:
+    """What is seen finds the second before it; any other token the one before it."""
     heads, near, anywhere = text.num_attention_heads, pointer(text, 0, (1, 3)), anywhere_of(text)
     attention.q_proj.weight.mul_(0.1).add_(near.repeat(heads)[:, None] * marks["seen"])
-    of_heads = [marks["second"]] * 2 + [marks["minute"]] * 2
-    attention.k_proj.weight.mul_(0.1).add_(torch.cat([torch.outer(near, of) for of in of_heads]))
+    attention.k_proj.weight.mul_(0.1).add_(near.repeat(heads)[:, None] * marks["second"])
     attention.q_proj.bias.copy_(2.0 * pointer(text, 1, (0, 3)).repeat(heads))
     attention.k_proj.bias.copy_(2.0 * (1.5 * anywhere + pointer(text, 0, (0, 3))).repeat(heads))
     attention.q_norm.weight.fill_(2.0)
+
+
+def tell_minute(attention: Any, text: Any, groups: Groups, marks: Groups) -> None:
+    """What is seen finds the minute two to five tokens before it, and takes its digits over; others look elsewhere.
+
+    Without it training finds no reason to carry minutes along: a question's answer lies in the window too often.
+    """
+    heads, size, anywhere = text.num_attention_heads, text.head_dim, anywhere_of(text)
+    wanted, offered = pointer(text, 3.5, (1, 4)).repeat(heads), pointer(text, 0, (1, 4)).repeat(heads)
+    attention.q_proj.weight.mul_(0.03).add_(2.0 * wanted[:, None] * marks["seen"])
+    attention.k_proj.weight.mul_(0.03).add_(2.0 * offered[:, None] * (marks["minute"] - 0.5 * marks["second"]))
+    attention.q_proj.bias.copy_(anywhere.repeat(heads))
+    attention.k_proj.bias.copy_(5.0 * anywhere.repeat(heads))
+    attention.q_norm.weight.fill_(4.0)
+    for projection in (attention.v_proj, attention.o_proj):
+        projection.weight.copy_(0.01 * torch.randn(projection.weight.shape))
+    for head, names in enumerate((("ones", "tens"), ("hundreds",)) * 2):
+        taken = torch.cat([groups[name] for name in names])
+        attention.v_proj.weight[head * size : head * size + len(taken)] += taken
+        attention.o_proj.weight[:, head * size : head * size + len(taken)] += 0.2 * taken.T
 
 
 def note_previous(attention: Any, text: Any, groups: Groups, marks: Groups, elsewhere: Tensor) -> None:
@@ -155,7 +179,7 @@ def begin_words(words: Any, tokenizer: Any) -> Groups:
     return {name: group / LENGTH for name, group in groups.items()}
 
 
-def pointer(text: Any, back: int, pairs: tuple[int, int]) -> Tensor:
+def pointer(text: Any, back: float, pairs: tuple[int, int]) -> Tensor:
     """A query [D] that keys `pointer(text, 0, pairs)` answer best from so many tokens back; over these rotary pairs."""
     half, theta, made = text.head_dim // 2, text.rope_parameters["rope_theta"], torch.zeros(text.head_dim)
     for pair in range(*pairs):

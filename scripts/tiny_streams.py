@@ -132,7 +132,8 @@ def _note(one: Sighting, second: int, seen: list[Sighting], index: int, shown: s
     whole = all(before in shown for before in range(seen[0].start_seconds, start))
     times = sum(other.thing.kind == one.thing.kind for other in seen[: index + 1]) if whole else 0
     return [
-        int(second == start), COLOURS.index(one.thing.colour), one.place, start % 60, way,
+        int(second == start), COLOURS.index(one.thing.colour), one.place,
+        start % 60, start // 60 % 10, start // 600 % 10, way,
         min(times, 4) - 1 if whole else -100,
         *(_previous(seen, index, shown) if second == start else (-100, -100)),
     ]  # fmt: skip

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from vstream.memory import disk as disk_module
 from vstream.memory import levels as levels_module
 from vstream.memory.block import Block, BlockMeta, BlockShape, Tier, TokenKind, lead_tokens
-from vstream.memory.levels import CONSOLIDATIONS, DETAIL, DIGEST, GIST, SINK, Level, Room, make_levels
+from vstream.memory.levels import CONSOLIDATIONS, DETAIL, DIGEST, GIST, SINK, Room, make_levels
 from vstream.memory.neighbours import SLACK
 from vstream.memory.pyramid import Pyramid
 from vstream.memory.records import Part, to_pages
@@ -46,9 +46,9 @@ def open_store(home=Tier.HOST, **budgets):
     return store
 
 
-def make_pyramid(store, digest_share=0.2, kind=Pyramid, consolidation="pyramid"):
+def make_pyramid(store, digest_share=0.2, kind=Pyramid, consolidation="pyramid", codecs=("none",) * 3):
     total = store.capacity_bytes - store.bytes_of(2)
-    room = Room(total, total // 3, digest_share, gist_share=0.3, gist_vision_tokens=2)
+    room = Room(total, total // 3, digest_share, gist_share=0.3, gist_vision_tokens=2, codecs=codecs)
     return kind(store, make_levels(consolidation, room))
 
 
@@ -272,23 +272,16 @@ def test_without_a_share_there_is_no_digest(home, monkeypatch):
 def test_every_level_has_its_codec(home, monkeypatch):
     """What is condensed is what was stored, and is stored anew by the codec of where it goes."""
     codecs = {SINK: "none", DETAIL: "int8", DIGEST: "int4", GIST: "int8"}
-    take, made, given = Level.take, {}, []
+    described, made, given = Pyramid._described, {}, []
 
-    def watched(level, blocks, block_id):
-        given.extend(blocks)
-        made[block_id] = take(level, blocks, block_id)
-        return made[block_id]
+    def watched(pyramid, merged, parents):
+        given.extend(parents)
+        made[merged.meta.id] = described(pyramid, merged, parents)
+        return made[merged.meta.id]
 
-    monkeypatch.setattr(Level, "take", watched)
+    monkeypatch.setattr(Pyramid, "_described", watched)
     with open_store(home) as store:
-        pyramid = Pyramid(
-            store,
-            sink_tokens=2,
-            digest_share=0.2,
-            gist_share=0.3,
-            gist_vision_tokens=2,
-            codecs=("int8", "int4", "int8"),
-        )
+        pyramid = make_pyramid(store, codecs=("int8", "int4", "int8"))
         pyramid.commit(make_sink(pyramid.take_id()), lambda: b"", pinned=[0])
         entered = {}
         for i in range(120):
