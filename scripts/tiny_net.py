@@ -19,7 +19,7 @@ NOTES = {
     "way": 5, "times": 4, "previous colour": len(COLOURS) + 1, "previous kind": len(KINDS) + 1,
 }  # fmt: skip
 """What the language model should know of a thing wherever it sees it, and how many answers there are: whether it just
-entered, its colour, place, second and minute (its ones and tens) when it did, where it has moved, how often its kind has
+entered, its colour, place, second and minute (ones and tens) when it did, where it has moved, how often its kind has
 entered, what entered before it."""
 USUAL = {"way": 0.2, "times": 0.2}  # weight of the first answer, which is nearly always right
 NOTED_LAYERS = 5  # so many layers have it noted

@@ -61,8 +61,8 @@ _MODELS = {
         lambda: fetch.embedded_dir().is_dir(),
     ),
     "tiny": _Model(
-        "a LLaVA-OneVision of 2.5 million parameters, trained on the synthetic world: the ruler for memory",
-        "Apache-2.0", 5_000_000, "vstream.models.tiny", lambda: True,
+        "a LLaVA-OneVision of 2.9 million parameters, trained on the synthetic world: the ruler for memory",
+        "Apache-2.0", 5_900_000, "vstream.models.tiny", lambda: True,
     ),
     "random": _Model(
         "a tiny Llama with random weights, for tests", "Apache-2.0", 0, "vstream.models.random", lambda: True

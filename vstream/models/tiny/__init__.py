@@ -1,4 +1,4 @@
-"""`tiny`: a LLaVA-OneVision of 2.5 million parameters, trained from nothing on the synthetic world, shipped here.
+"""`tiny`: a LLaVA-OneVision of 2.9 million parameters, trained from nothing on the synthetic world, shipped here.
 
 It is the ruler for memory: it sees and answers in milliseconds, and knows of nothing but the world (`app/lab`). How it
 was made and how often it is right is in `MODEL_CARD.md`, beside its checkpoint.
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import torch
 
 WEIGHTS = "model.safetensors"
-SHA256 = "8327bf48156bfffaa9a7d793bab0b802c40234fb99d06ba482af6efcf5600df5"
-SETTINGS = MappingProxyType({"window_tokens": 192, "retrieve_tokens": 144, "gist_tokens": 0})
+SHA256 = "7cffbb9e1c9927058309912dd3ecea209775bcc81679de6a9bff3af6dffe3894"
+SETTINGS = MappingProxyType({"window_tokens": 192, "retrieve_tokens": 144, "gist_tokens": 0, "policy": "embedding"})
 """32 frames of window, 24 brought back; it was never shown condensed frames."""
 
 
