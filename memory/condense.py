@@ -53,21 +53,25 @@ def condense(blocks: Sequence[Block], *, block_id: int, level: int, max_vision_t
 
 
 def digest(block: Block, *, block_id: int, level: int, keep_share: float) -> Block:
-    """A block with about `keep_share` of its vision tokens, at least one, in their order.
+    """A block with about `keep_share` of its tokens, text included, at least one vision token, in their order.
 
-    Those are kept that say much and that others do not say: one after the other, the token whose value's norm times
-    the distance of its key from the nearest key kept so far is greatest (value norm and redundancy as in InfiniPot-V,
-    chosen one by one as in k-centre clustering). Every other vision token is averaged into the kept one nearest to it.
-    Timestamps and markers stay with the frames that keep a vision token. Weight, times, representative and picture
-    stay.
+    Those are kept that say much and that others do not say: one after the other, the vision token whose value's norm
+    times the distance of its key from the nearest key kept so far is greatest for its price (value norm and redundancy
+    as in InfiniPot-V, chosen one by one as in k-centre clustering). The first token of a frame has the price of the
+    frame's timestamp and markers too, which stay with it: where they are most of the tokens, few frames are kept well
+    rather than many badly. Every other vision token is averaged into the kept one nearest to it. Weight, times,
+    representative and picture stay.
 
     Args:
         block: with vision tokens.
     """
     assert _has_vision(block), "a block without vision tokens"
-    vision = torch.nonzero(block.meta.kinds == TokenKind.VISION)[:, 0]
+    kinds = block.meta.kinds
+    vision = torch.nonzero(kinds == TokenKind.VISION)[:, 0]
+    frames, frame_of = torch.unique(block.meta.seconds, return_inverse=True)
+    num_text = torch.bincount(frame_of[kinds != TokenKind.VISION], minlength=len(frames))
     seen = _wide(block.kv[:, :, :, vision])
-    chosen = _salient(seen, math.ceil(keep_share * len(vision)))
+    chosen = _salient(seen, frame_of[vision], num_text, math.ceil(keep_share * len(kinds)))
     absorbed = _absorb(seen[:, :, :, chosen], [block])
     return _with_vision(block, vision[chosen], absorbed, block_id=block_id, level=level)
 
@@ -130,16 +134,32 @@ def _has_vision(block: Block) -> bool:
     return bool((block.meta.kinds == TokenKind.VISION).any())
 
 
-def _salient(seen: Tensor, count: int) -> Tensor:
-    """Indices [count], rising, of the tokens of `seen` [L, 2, K, N, D] that say most beside each other."""
-    norms = seen[:, 1].square().sum(dim=(0, 1, 3)).sqrt()
+def _salient(seen: Tensor, frame_of: Tensor, num_text: Tensor, budget: int) -> Tensor:
+    """Indices, rising, of the tokens of `seen` [L, 2, K, N, D] that say most beside each other for their price.
+
+    Args:
+        seen: vision tokens.
+        frame_of: [N], number of each one's frame.
+        num_text: by frame, the text tokens that come with its first vision token.
+        budget: tokens in all; one is chosen whatever its price.
+    """
+    norms = seen[:, 1].square().sum(dim=(0, 1, 3)).sqrt().clamp_min(1e-12)
     keys = _flat_keys(seen - seen.mean(dim=3, keepdim=True))  # what all have in common tells none apart
-    chosen, far = [int(norms.argmax())], torch.full_like(norms, 2.0)
-    while len(chosen) < count:
-        far = torch.minimum(far, 1 - keys @ keys[chosen[-1]])
-        far[chosen] = -1.0
-        chosen.append(int((norms.clamp_min(1e-12) * far).argmax()))
-    return torch.tensor(sorted(chosen))
+    frame_of, num_text = frame_of.to(norms.device), num_text.to(norms.device)
+    chosen, far = list[int](), torch.full_like(norms, 2.0)
+    while True:
+        prices = 1 + num_text[frame_of]
+        gains = norms * far / prices
+        if chosen:
+            gains[prices > budget] = -1.0
+            gains[chosen] = -1.0
+        best = int(gains.argmax())
+        if gains[best] < 0:
+            return torch.tensor(sorted(chosen))
+        chosen.append(best)
+        budget -= int(prices[best])
+        num_text[frame_of[best]] = 0
+        far = torch.minimum(far, (1 - keys @ keys[best]).clamp_min(0.0))
 
 
 def _typical_frame(block: Block) -> float:

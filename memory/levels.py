@@ -17,7 +17,7 @@ from vstream.memory.neighbours import Neighbours, NeighboursInTime
 
 SINK, DETAIL, DIGEST, GIST = -1, 0, 1, 2
 LEVEL_NAMES = {SINK: "sink", DETAIL: "detail", DIGEST: "digest", GIST: "gist"}
-DIGEST_KEEPS = 0.25  # of a block's vision tokens
+DIGEST_KEEPS = 1 / 3  # of a block's tokens
 
 
 class Squeezed(NamedTuple):
@@ -86,7 +86,7 @@ class Spread(Detail):
 
 
 class Digest(Level):
-    """A quarter of a block's vision tokens: the salient ones, the rest merged into them."""
+    """A third of a block's tokens: the salient ones, the rest merged into them."""
 
     def take(self, block: Block, block_id: int) -> Block:
         """See `digest`."""
@@ -164,16 +164,6 @@ class Room:
     codecs: tuple[str, str, str] = ("none", "none", "none")
 
     @property
-    def digest_bytes(self) -> int:
-        """For the digest level."""
-        return int(self.total_bytes * self.digest_share)
-
-    @property
-    def gist_bytes(self) -> int:
-        """For the gist level."""
-        return int(self.total_bytes * self.gist_share)
-
-    @property
     def cold_bytes(self) -> int:
         """All but what the first level needs."""
         return self.total_bytes - self.hot_bytes
@@ -183,10 +173,15 @@ Levels = tuple[Level, ...]
 
 
 def _pyramid(room: Room) -> Levels:
-    """Ours: detail, a digest where it has a share, gists that merge for ever."""
-    detail = Detail(DETAIL, room.total_bytes - room.digest_bytes - room.gist_bytes)
-    gist = Gist(GIST, room.gist_bytes, room.gist_vision_tokens)
-    return (detail, Digest(DIGEST, room.digest_bytes), gist) if room.digest_share else (detail, gist)
+    """Ours: detail, a digest where it has a share, gists that merge for ever.
+
+    Where memory is small, the shares give way to what detail needs at least.
+    """
+    shares = room.digest_share + room.gist_share
+    cold = min(shares * room.total_bytes, room.cold_bytes)
+    digest, gist = (int(cold * share / shares) for share in (room.digest_share, room.gist_share))
+    detail, last = Detail(DETAIL, room.total_bytes - digest - gist), Gist(GIST, gist, room.gist_vision_tokens)
+    return (detail, Digest(DIGEST, digest), last) if digest else (detail, last)
 
 
 def _recent(room: Room) -> Levels:

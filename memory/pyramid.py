@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Pyramid:
-    """Owns which level every block is on, and keeps each level within its budget.
+    """Owns which level every block is on, and keeps each level within its budget and what later levels leave unused.
 
     `commit` is the only call that changes memory: a clip's block, every demotion and merge it sets off, and the
     session's state become one atomic step of the store. What happened is counted in `counts`. Its cost does not grow
@@ -58,14 +58,22 @@ class Pyramid:
         step = _Step(self.store)
         try:
             self._enter(step, block, set(pinned))
-            for index, level in enumerate(self.levels):
-                while step.bytes_on(level.number) > level.budget_bytes:
-                    self._make_room(step, index)
+            while (index := self._overfull(step)) is not None:
+                self._make_room(step, index)
             self.store.commit(list(step.added.values()), sorted(step.removed), state())
         except BaseException:
             self.counts = counts
             self._neighbours = {}
             raise
+
+    def _overfull(self, step: _Step) -> int | None:
+        """The last level that has more than its own budget and what the levels after it leave unused; None for none."""
+        room = 0
+        for index in reversed(range(len(self.levels))):
+            room += self.levels[index].budget_bytes - step.bytes_on(self.levels[index].number)
+            if room < 0:
+                return index
+        return None
 
     def _enter(self, step: _Step, block: Block, pinned: set[int]) -> None:
         """Adds the new block, and makes candidates of all blocks but the pinned."""

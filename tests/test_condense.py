@@ -212,13 +212,14 @@ def digested(block, share=0.25):
 
 
 def test_a_hand_made_digest():
-    """Two of six: the loudest value, then the loud one that is furthest from it; each takes in those near to it."""
+    """Five tokens of eleven: the loudest value with its frame's text, then the loud one that is furthest from it, with
+    its own; each takes in those near to it."""
     frames = [
         [(TIME, (9, 9), (9, 9)), (SEEN, (4, 0), (9, 0)), (SEEN, (4, 1), (1, 0)), (MARK, (5, 5), (5, 5))],
         [(TIME, (8, 8), (8, 8)), (SEEN, (4, 0), (2, 0)), (MARK, (7, 7), (7, 7))],
         [(TIME, (6, 6), (6, 6)), (SEEN, (0, 4), (4, 3)), (SEEN, (0, 5), (1, 1)), (SEEN, (0, 3), (1, 2))],
     ]
-    made = digested(block_of(frames), share=0.3)
+    made = digested(block_of(frames), share=0.45)
     assert made.meta.kinds.tolist() == [TIME, SEEN, MARK, TIME, SEEN]
     assert made.meta.seconds.tolist() == [0.0, 0.0, 0.0, 2.0, 2.0]
     keys, values = made.kv[0, :, 0]
@@ -237,8 +238,10 @@ def test_a_hand_made_digest():
 def test_what_a_digest_keeps(seed, frames, vision, share, dtype, axes):
     block = random_block(seed, frames=frames, vision=vision, dtype=dtype, axes=axes, picture=b"jpeg", weight=7)
     made = digested(block, share)
-    count = -int(-share * frames * vision // 1)
-    assert of_kind(made, SEEN).shape[1] == count
+    count, budget = of_kind(made, SEEN).shape[1], -int(-share * block.meta.num_tokens // 1)
+    assert count >= 1
+    assert made.meta.num_tokens <= max(budget, 4), "one frame with one vision token is the least"
+    assert made.meta.num_tokens >= min(budget - 3, 4), "a frame more would have fitted"
     assert made.meta.seconds.tolist() == sorted(made.meta.seconds.tolist())
     kept_frames = set(made.meta.seconds[made.meta.kinds == SEEN].tolist())
     for kind in (TIME, MARK):
@@ -260,6 +263,15 @@ def test_a_digest_spares_what_stands_alone():
     block = block_of([[*alike, (SEEN, (0, 5), (1, 0))]])
     made = digested(block)
     assert of_kind(made, SEEN)[0, -1].tolist() == pytest.approx([0, 5])
+
+
+def test_where_text_is_most_of_a_block_few_frames_are_kept_well():
+    """Four frames of five text tokens and two vision tokens each: nine tokens are one frame, not four halves."""
+    frame = [(TIME, (1, 1), (1, 1))] * 5
+    frames = [[*frame, (SEEN, (5, i), (2, 0)), (SEEN, (i, 5), (2, 0))] for i in range(4)]
+    made = digested(block_of(frames), share=9 / 28)
+    assert made.meta.kinds.tolist() == [TIME] * 5 + [SEEN] * 2
+    assert len(set(made.meta.seconds.tolist())) == 1
 
 
 def test_a_digest_is_condensed_like_any_block():

@@ -42,13 +42,21 @@ class PlainPyramid(Pyramid):
     def commit(self, block, state, pinned=()):
         old = {meta.id: self.stored(meta) for meta in self.store.metas()}
         blocks = old | {block.meta.id: block}
-        for index, level in enumerate(self.levels):
-            while sum(self.charge(found) for found in self.on_level(blocks, level)) > level.budget_bytes:
-                free = [found for found in self.on_level(blocks, level) if found.meta.id not in pinned]
-                self.make_room(blocks, free, index)
+        while (full := self.overfull_among(blocks)) is not None:
+            found = self.on_level(blocks, self.levels[full])
+            self.make_room(blocks, [one for one in found if one.meta.id not in pinned], full)
         self.store.commit(
             [found for block_id, found in blocks.items() if block_id not in old], sorted(old.keys() - blocks), state()
         )
+
+    def overfull_among(self, blocks):
+        """The last level whose blocks, with those of all after it, take more than their budgets together."""
+        for index in reversed(range(len(self.levels))):
+            later = self.levels[index:]
+            used = sum(self.charge(found) for level in later for found in self.on_level(blocks, level))
+            if used > sum(level.budget_bytes for level in later):
+                return index
+        return None
 
     def make_room(self, blocks, free, index):
         last = index + 1 == len(self.levels)

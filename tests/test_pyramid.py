@@ -161,9 +161,7 @@ class Watcher:
         assert [meta.id for meta in store.metas()] == [meta.id for meta in sorted_in_time(self.live.values())]
         for block in held:
             assert same_meta(store.meta(block.meta.id), block.meta)
-        for level in self.pyramid.levels:
-            used = sum(store.charged_bytes(i) for i, block in self.live.items() if block.meta.level == level.number)
-            assert used <= level.budget_bytes
+        assert all(room >= 0 for room in self._rooms())
         clips = [block.meta for block in held if block.meta.level != SINK]
         assert sum(meta.weight for meta in clips) == len(self.frames)
         for seconds in self.frames:
@@ -206,8 +204,10 @@ class Watcher:
     def _check_choice(self, ids, level):
         """Only an overflowing level is touched, and then its most similar neighbours in time."""
         on_level = [meta for meta in sorted_in_time(self.live.values()) if meta.level == level]
-        used = sum(self._charge(meta) for meta in on_level)
-        assert used > next(known for known in self.pyramid.levels if known.number == level).budget_bytes
+        rooms = self._rooms()
+        place = [known.number for known in self.pyramid.levels].index(level)
+        assert rooms[place] < 0, "the level had room left"
+        assert all(room >= 0 for room in rooms[place + 1 :]), "a level after it had none"
         free = [meta.id for meta in on_level if meta.id not in self.pinned]
         if len(free) == 1:
             assert ids == free
@@ -217,6 +217,14 @@ class Watcher:
         assert len(chosen) == 1, f"{ids} are no neighbours in time among {free}"
         best = max(self._similarity(pair) for pair in pairs)
         assert self._similarity(chosen[0]) == pytest.approx(best, abs=1e-6), f"{ids} are not the most similar"
+
+    def _rooms(self):
+        """By level, what it and all after it leave of their budgets together."""
+        used = Counter()
+        for block in self.live.values():
+            used[block.meta.level] += self._charge(block.meta)
+        own = [level.budget_bytes - used[level.number] for level in self.pyramid.levels]
+        return [sum(own[place:]) for place in range(len(own))]
 
     def _similarity(self, pair):
         a, b = (self.live[block_id].representative.double().flatten() for block_id in pair)
@@ -291,7 +299,7 @@ def test_every_level_has_its_codec(home, monkeypatch):
             pyramid.commit(block, lambda: b"")
         store.check_integrity(deep=True)
         assert {(meta.level, meta.codec) for meta in store.metas()} == set(codecs.items())
-        assert all(store.level_bytes(level.number) <= level.budget_bytes for level in pyramid.levels)
+        assert within_budgets(pyramid)
         for block in given:
             if block.meta.id in entered:
                 assert raw(block.kv) == raw(read_back(store, entered[block.meta.id]))
@@ -337,13 +345,15 @@ def test_the_least_informative_block_goes_first():
     with open_store() as store:
         pyramid = open_pyramid(store)
         still, entered = set(), set()
-        for i in range(28):
+        for i in range(48):
             look = 50 if i % 8 < 4 else i
-            block = clip_block(pyramid.take_id(), float(i), (1, 2, look, 0.02, 0))
+            block = clip_block(pyramid.take_id(), 4.0 * i, (4, 3, look, 0.02, 0))
             still |= {block.meta.id} if look == 50 else set()
             entered.add(block.meta.id)
             pyramid.commit(block, lambda: b"")
-        faded = {i for i in entered if i not in store}
+            faded = {i for i in entered if i not in store}
+            if len(faded) >= 6:
+                break
         assert len(faded) >= 6
         assert faded <= still, "blocks that differ were demoted before blocks that do not"
 
@@ -475,6 +485,28 @@ def fill_pinned(pyramid, held):
         held.append(block.meta.id)
 
 
+def within_budgets(pyramid):
+    """Whether every level and those after it keep within their budgets together."""
+    own = [level.budget_bytes - pyramid.store.level_bytes(level.number) for level in pyramid.levels]
+    return all(sum(own[place:]) >= 0 for place in range(len(own)))
+
+
+def test_a_level_uses_what_later_levels_leave(monkeypatch):
+    """Nothing is condensed before memory is full, whatever the shares; when it is, detail gives the room back."""
+    with open_store() as store:
+        watcher = Watcher(monkeypatch, open_pyramid(store))
+        detail = watcher.pyramid.levels[0].budget_bytes
+        most = 0
+        for i in range(150):
+            watcher.commit((2, 3, i // 7 % 4, 0.1, 0), window=2)
+            used = store.level_bytes(DETAIL)
+            most = max(most, used)
+            if not watcher.counts["demoted"]:
+                assert store.used_bytes <= store.capacity_bytes
+        assert most > 1.5 * detail
+        assert store.level_bytes(DETAIL) <= 1.1 * detail
+
+
 def watched_by(consolidation, store, commits=120, window=2):
     """A pyramid after a stream of clips of two frames with three vision tokens, and all times that were committed."""
     pyramid, newest = open_pyramid(store, consolidation=consolidation), []
@@ -482,8 +514,7 @@ def watched_by(consolidation, store, commits=120, window=2):
         block = clip_block(pyramid.take_id(), 2.0 * i, (2, 3, i // 7 % 4, 0.1, PICTURE_BYTES))
         newest = [*newest, block.meta.id][-window:]
         pyramid.commit(block, lambda: b"", pinned=[0, *newest])
-        for level in pyramid.levels:
-            assert store.level_bytes(level.number) <= level.budget_bytes
+        assert within_budgets(pyramid)
     store.check_integrity(deep=True)
     return pyramid, [meta for meta in store.metas() if meta.level != SINK]
 

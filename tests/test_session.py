@@ -81,7 +81,7 @@ def test_so_is_one_that_is_stored_with_fewer_bits(tmp_path: Path, codec: CodecNa
         digest_codec="int4",
         gist_codec=codec,
     )
-    check_resuming(tmp_path, 7, config, frames=201)
+    check_resuming(tmp_path, 7, config, frames=401)
 
 
 @pytest.mark.parametrize("codec", ["none", "int8", "int4"])
@@ -191,7 +191,7 @@ def test_a_memory_may_be_searched_by_any_policy(tmp_path: Path, policy: str) -> 
 
 @pytest.mark.parametrize("selection", ["shared", "per-layer"])
 def test_same_input_same_everything(selection: str) -> None:
-    frames = feature_frames(160)
+    frames = feature_frames(400)
     sessions = [watched(RandomLlama(), frames, host_bytes=MIB, gist_share=0.3, selection=selection) for _ in range(2)]
     assert_same_memory(*sessions)
     assert told(asked(sessions[0])) == told(asked(sessions[1]))
@@ -518,7 +518,7 @@ def test_positions_stay_below_the_trained_length_when_limits_change(tmp_path: Pa
 def test_sparse_pictures_fill_the_window_without_overflow() -> None:
     """One frame a clip, each with its own picture: the worst case for the memory's budget."""
     noise = np.random.default_rng(0)
-    frames = [Frame(20.0 * i, noise.integers(0, 255, (320, 320, 3), dtype=np.uint8)) for i in range(80)]
+    frames = [Frame(20.0 * i, noise.integers(0, 255, (320, 320, 3), dtype=np.uint8)) for i in range(240)]
     settings = {"clip_frames": 8, "window_tokens": 448, "max_queue_frames": 16, "gist_share": 0.3}
     for host_kib in range(600, 4000, 100):
         try:
@@ -526,7 +526,7 @@ def test_sparse_pictures_fill_the_window_without_overflow() -> None:
         except ValueError:
             continue
         pump_all(session)
-        assert session.status().frames.encoded == 80
+        assert session.status().frames.encoded == 240
         assert session.status().moved["demoted"] > 0
         return
     raise AssertionError("no budget was accepted")

@@ -60,7 +60,7 @@ class Config:
         consolidation: how memory fades, see `vstream.memory.levels`.
         decode_steps: tokens of every running answer before a waiting clip is served.
         answer_bytes: budget of running answers' own keys and values; more questions than fit wait.
-        digest_share: part of the memory kept for the middle level, where a block keeps a quarter of its vision tokens;
+        digest_share: part of the memory kept for the middle level, where a block keeps a third of its tokens;
             none until it is measured what it is good for.
         gist_share: part of the memory kept for the last level, blocks of one short frame that merge for ever.
         gist_vision_tokens: vision tokens of a condensed block.

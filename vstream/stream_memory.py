@@ -180,12 +180,8 @@ class StreamMemory(Remembered):
         whole = (config.window_tokens // self.clip_tokens + 2) * clip_bytes
         hot = max(whole, self._max_window_blocks * frame_bytes + clip_bytes)
         gist = 2 * store.bytes_of(self.adapter.max_frame_tokens, MAX_BYTES, config.gist_codec)
-        if config.consolidation == "pyramid":
-            detail_share = 1 - config.digest_share - config.gist_share
-            needed = int(max(hot / detail_share, gist / config.gist_share))
-        else:
-            needed = hot + 3 * gist
-        needed += store.bytes_of(sink_tokens)
+        cold = gist * (config.digest_share + config.gist_share) / config.gist_share
+        needed = hot + (int(cold) if config.consolidation == "pyramid" else 3 * gist) + store.bytes_of(sink_tokens)
         if store.capacity_bytes < needed:
             raise ValueError(
                 f"a memory of {store.capacity_bytes / 2**20:.1f} MiB is too small: the window and a few clips of "

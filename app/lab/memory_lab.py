@@ -28,6 +28,7 @@ NEEDLE_SECONDS = 5
 LEAST_AGE = 45  # the window is younger
 LONGEST_RECALLED = 30.0  # seconds; a longer block does not count as found
 SIDE = 96  # pixels
+OF_BLOCKS = 0.9  # of a budget; representatives take the rest
 
 
 class Recorded(WorldSource):
@@ -103,7 +104,7 @@ class Outcome:
     """One preset at one budget.
 
     Attributes:
-        num_bytes: mean over streams of what memory took at the end: blocks, index, pictures and window, on all tiers.
+        num_bytes: mean over streams of what memory took at the end, see `bytes_of`.
         marked: every answer.
     """
 
@@ -165,9 +166,12 @@ def watch_all(session: Session) -> None:
 
 
 def bytes_of(session: Session) -> int:
-    """What is kept on all tiers: blocks, index, pictures, representatives, and the hot window."""
-    memory = session.memory
-    return sum(memory.store.tier_bytes().values()) + memory.cache.num_bytes
+    """What memory keeps on all tiers: blocks with their metadata and pictures, and representatives.
+
+    The hot window is not in it: it is the same for all, with or without memory.
+    """
+    store = session.memory.store
+    return store.used_bytes + len(store) * store.shape.representative_bytes
 
 
 def mark(session: Session, question: Question, trial: Trial, stream: int) -> Marked:
@@ -205,21 +209,29 @@ def run_lab(
         engine: with the model.
         tasks: the streams.
         trials: what is compared.
-        told: hears of progress.
+        told: hears of progress, and of budgets too small for a preset.
     """
     everything = {task.number: measure_everything(engine, task, trials[0].settings) for task in tasks}
     outcomes = []
     for trial in trials:
-        marked, taken = list[Marked](), list[int]()
-        for task in tasks:
-            room = full_bytes(engine, task) if trial.share >= 1 else int(trial.share * everything[task.number])
-            answers, num_bytes = try_preset(engine, trial, task, room)
-            marked += answers
-            taken.append(num_bytes)
-        outcome = Outcome(trial.preset, trial.share, sum(taken) / len(taken), tuple(marked))
-        outcomes.append(outcome)
-        told(_progress(outcome))
+        try:
+            outcomes.append(_outcome(engine, tasks, trial, everything))
+            told(_progress(outcomes[-1]))
+        except ValueError as error:  # a budget that does not hold the window
+            told(f"{trial.preset} at {trial.share:.0%} does not run: {error}")
     return outcomes
+
+
+def _outcome(engine: Engine, tasks: Sequence[Task], trial: Trial, everything: Mapping[int, int]) -> Outcome:
+    """One trial on every stream."""
+    marked, taken = list[Marked](), list[int]()
+    for task in tasks:
+        limit = trial.share * everything[task.number] * OF_BLOCKS
+        room = full_bytes(engine, task) if trial.share >= 1 else int(limit)
+        answers, num_bytes = try_preset(engine, trial, task, room)
+        marked += answers
+        taken.append(num_bytes)
+    return Outcome(trial.preset, trial.share, sum(taken) / len(taken), tuple(marked))
 
 
 def measure_everything(engine: Engine, task: Task, settings: Mapping[str, Any]) -> int:
