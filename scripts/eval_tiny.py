@@ -3,7 +3,7 @@
 
 Everything goes through the engine, as any stream does: pictures, clips, memory, questions.
 
-- `window`: streams no longer than the window, one question of every type about each.
+- `window`: streams all of which is shown, one question of every type about each.
 - `oracle`: an hour of stream with needles, asked at its end; memory brings back the blocks that hold the evidence.
 - `blind`: the questions of `oracle` with blocks chosen at random: what the window and luck are good for.
 """

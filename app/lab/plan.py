@@ -23,7 +23,7 @@ WITHOUT_PAST = ("last-frames", "sink-window")
 GROWING = ("rekv", "rekv+window", "default")
 """Presets that are worth a look with everything kept too."""
 SHARES = (0.10, 0.03)
-SECONDS, QUICK_SECONDS = (1800, 3600, 3600), (1800,)
+SECONDS, QUICK_SECONDS = (1800, 3600), (900,)
 QUICK_SHARES = (0.10,)
 
 
@@ -73,7 +73,7 @@ def lab(
     Args:
         model: who watches and answers; the questions are those that `tiny` knows.
         presets: names of `vstream.presets`.
-        quick: one stream of half an hour and one budget, instead of three of up to an hour, and two.
+        quick: one stream of a quarter of an hour and one budget, instead of two of up to an hour, and two.
         seed: of the streams.
         picture: PNG to write.
         settings: by preset, on top of its own.
