@@ -128,13 +128,14 @@ def short_run() -> dict[str, dict[str, Any]]:
     """Five presets on one stream of five minutes, by name."""
     task = make_task(0, 300, seed=5, needles=6)
     names = ("oracle", "default", "sink-window", "last-frames", "rekv")
-    shares = {"sink-window": 0.3, "last-frames": 0.3}
+    shares = {"sink-window": 0.16, "last-frames": 0.16}
     with Engine.load("tiny") as engine:
         trials = [Trial(name, shares.get(name, 1.0), SHORT) for name in names]
         outcomes = run_lab(engine, [task], trials)
     return {one["preset"]: one for one in report_of(outcomes)["presets"]}
 
 
+@pytest.mark.slow
 def test_memory_is_what_answers(short_run: dict[str, dict[str, Any]]) -> None:
     assert short_run["oracle"]["recall"] == 1.0
     assert short_run["oracle"]["past"] > 0.75
@@ -143,11 +144,13 @@ def test_memory_is_what_answers(short_run: dict[str, dict[str, Any]]) -> None:
     assert short_run["sink-window"]["past"] < 0.5 < short_run["default"]["past"]
 
 
+@pytest.mark.slow
 def test_the_present_needs_the_window(short_run: dict[str, dict[str, Any]]) -> None:
-    assert short_run["default"]["present"] >= short_run["last-frames"]["present"] > 0.7
+    assert short_run["default"]["present"] >= short_run["last-frames"]["present"] >= 0.5
     assert short_run["rekv"]["present"] < short_run["default"]["present"]
 
 
+@pytest.mark.slow
 def test_no_memory_takes_fewer_bytes(short_run: dict[str, dict[str, Any]]) -> None:
-    assert short_run["last-frames"]["bytes"] < 0.6 * short_run["default"]["bytes"]
+    assert short_run["last-frames"]["bytes"] < 0.75 * short_run["default"]["bytes"]
     assert all(one["ttft_seconds"] > 0 for one in short_run.values())
