@@ -151,6 +151,7 @@ class Room:
     Attributes:
         total_bytes: for all levels.
         hot_bytes: the least that the first level needs: the hot window and a few clips.
+        least_bytes: the least that any other level needs: two blocks.
         digest_share, gist_share: parts of the total for those levels.
         gist_vision_tokens: of a condensed block.
         codecs: of detail, digest and gist.
@@ -158,6 +159,7 @@ class Room:
 
     total_bytes: int
     hot_bytes: int
+    least_bytes: int
     digest_share: float
     gist_share: float
     gist_vision_tokens: int
@@ -179,7 +181,8 @@ def _pyramid(room: Room) -> Levels:
     """
     shares = room.digest_share + room.gist_share
     cold = min(shares * room.total_bytes, room.cold_bytes)
-    digest, gist = (int(cold * share / shares) for share in (room.digest_share, room.gist_share))
+    gist = max(int(cold * room.gist_share / shares), room.least_bytes)
+    digest = int(cold) - gist if room.digest_share else 0
     detail, last = Detail(DETAIL, room.total_bytes - digest - gist), Gist(GIST, gist, room.gist_vision_tokens)
     return (detail, Digest(DIGEST, digest), last) if digest else (detail, last)
 

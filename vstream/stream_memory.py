@@ -180,20 +180,20 @@ class StreamMemory(Remembered):
         whole = (config.window_tokens // self.clip_tokens + 2) * clip_bytes
         hot = max(whole, self._max_window_blocks * frame_bytes + clip_bytes)
         gist = 2 * store.bytes_of(self.adapter.max_frame_tokens, MAX_BYTES, config.gist_codec)
-        cold = gist * (config.digest_share + config.gist_share) / config.gist_share
-        needed = hot + (int(cold) if config.consolidation == "pyramid" else 3 * gist) + store.bytes_of(sink_tokens)
+        needed = hot + 3 * gist + store.bytes_of(sink_tokens)
         if store.capacity_bytes < needed:
             raise ValueError(
                 f"a memory of {store.capacity_bytes / 2**20:.1f} MiB is too small: the window and a few clips of "
                 f"{self.adapter.name!r} need {needed / 2**20:.1f} MiB; give more bytes or a smaller window"
             )
-        return Pyramid(store, make_levels(config.consolidation, self._room(hot, sink_tokens)))
+        return Pyramid(store, make_levels(config.consolidation, self._room(hot, gist, sink_tokens)))
 
-    def _room(self, hot_bytes: int, sink_tokens: int) -> Room:
+    def _room(self, hot_bytes: int, least_bytes: int, sink_tokens: int) -> Room:
         config = self._config
         return Room(
             total_bytes=self.store.capacity_bytes - self.store.bytes_of(sink_tokens),
             hot_bytes=hot_bytes,
+            least_bytes=least_bytes,
             digest_share=config.digest_share,
             gist_share=config.gist_share,
             gist_vision_tokens=config.gist_vision_tokens,
