@@ -77,6 +77,8 @@ def test_a_needles_questions_stand_or_fall_together() -> None:
     spread = facts_of(outcome([mark(100.0 * n, n % 2 == 0) for n in range(1, 41)]), None)
     bunched = facts_of(outcome([mark(100.0 * (n // 10 + 1), n // 10 % 2 == 0) for n in range(40)]), None)
     assert bunched["high"] - bunched["low"] > 2 * (spread["high"] - spread["low"])
+    present = facts_of(outcome([mark(0.0, n % 2 == 0, type="now") for n in range(40)]), None)
+    assert present["high"] - present["low"] < 1.5 * (spread["high"] - spread["low"])
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """What the memory lab tells: scores with intervals, by type and by age, as a table, as JSON and as a picture.
 
-Intervals are 95%, by bootstrap over needles: questions about one needle stand or fall together. It knows nothing of
-models or streams.
+Intervals are 95%, by bootstrap over needles: questions about one needle stand or fall together; those of the present,
+or of what never was, each alone. It knows nothing of models or streams.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def report_of(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 def facts_of(outcome: Outcome, oracle: Outcome | None) -> dict[str, Any]:
     """One preset at one budget."""
     marked, past = outcome.marked, [one for one in outcome.marked if one.age_seconds > 0]
-    low, high = interval([_row(one, one.right) for one in marked], mean)
+    low, high = interval(_rows(marked, lambda one: one.right), mean)
     return {
         "preset": outcome.preset,
         "share": outcome.share,
@@ -88,7 +88,7 @@ def slope(marked: Sequence[Marked], holds: Callable[[Marked], bool]) -> dict[str
     """Change per hour of age, in shares, by least squares: {"per_hour", "low", "high"}; None without two ages."""
     if len({one.age_seconds for one in marked}) < 2:
         return None
-    rows = [_row(one, holds(one)) for one in marked]
+    rows = _rows(marked, holds)
     low, high = interval(rows, trend)
     sums = np.sum([numbers for _, numbers in rows], axis=0)[None]
     return {"per_hour": round(float(trend(sums)[0]), 4), "low": low, "high": high}
@@ -97,8 +97,8 @@ def slope(marked: Sequence[Marked], holds: Callable[[Marked], bool]) -> dict[str
 def ratio(outcome: Outcome, oracle: Outcome) -> dict[str, float]:
     """Right answers beside the oracle's, on the same questions: {"ratio", "low", "high"} by paired bootstrap."""
     rows = [
-        ((ours.stream, ours.age_seconds), np.array([ours.right, theirs.right], dtype=np.float64))
-        for ours, theirs in zip(outcome.marked, oracle.marked, strict=True)
+        (_cluster(number, ours), np.array([ours.right, theirs.right], dtype=np.float64))
+        for number, (ours, theirs) in enumerate(zip(outcome.marked, oracle.marked, strict=True))
     ]
     low, high = interval(rows, quotient)
     sums = np.sum([numbers for _, numbers in rows], axis=0)[None]
@@ -109,9 +109,18 @@ Row = tuple[Hashable, Values]
 """What stands or falls together, and the numbers that are added up."""
 
 
-def _row(one: Marked, holds: bool) -> Row:
-    x, y = one.age_seconds / HOUR, float(holds)
-    return (one.stream, one.age_seconds), np.array([1.0, x, y, x * x, x * y])
+def _rows(marked: Sequence[Marked], holds: Callable[[Marked], bool]) -> list[Row]:
+    """Sums of 1, age, holds, age squared and age times holds."""
+    found = list[Row]()
+    for number, one in enumerate(marked):
+        x, y = one.age_seconds / HOUR, float(holds(one))
+        found.append((_cluster(number, one), np.array([1.0, x, y, x * x, x * y])))
+    return found
+
+
+def _cluster(number: int, one: Marked) -> Hashable:
+    """What an answer stands or falls with."""
+    return (one.stream, one.age_seconds) if one.age_seconds else (one.stream, "alone", number)
 
 
 def mean(sums: Values) -> Values:
