@@ -24,9 +24,18 @@ TUNED_ON = 1000  # a seed
 TUNE_SECONDS, TUNE_SHARE = 1800, 0.10
 POLICIES = ("maxsim", "centred", "prototypes", "embedding")
 SEARCH: dict[str, Sequence[dict[str, Any]]] = {
-    name: [{"policy": policy} for policy in POLICIES] for name in ("pmb", "star", "carrier", "infinipot")
+    "default": [
+        {"digest_share": digest, "gist_share": gist}
+        for digest, gist in ((0.8, 0.05), (0.6, 0.05), (0.45, 0.45), (0.0, 0.3))
+    ],
+    **{name: [{"policy": policy} for policy in POLICIES] for name in ("pmb", "star", "carrier", "infinipot")},
+    **{
+        name: [{"selection": way, "retrieve_neighbours": count} for way in ("per-layer", "shared") for count in (0, 1)]
+        for name in ("rekv", "rekv+window")
+    },
+    "uniform": [{"clip_frames": count} for count in (1, 2, 4, 8)],
 }
-"""Four settings for every preset that has any of its own."""
+"""Four settings for every preset that bounds a memory of its own."""
 
 
 def tune(model: str, presets: Sequence[str]) -> dict[str, dict[str, Any]]:
