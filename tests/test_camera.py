@@ -108,6 +108,7 @@ def account(watch: Watch, breaks: int) -> None:
     assert [(gap.start_seconds, gap.end_seconds) for gap in camera.gaps] == between
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_and_started_again_costs_one_gap(clips):
     threads = set(threading.enumerate())
     with RtspServer(clips["long"]) as server, Watch(server.url()) as watch:
@@ -123,6 +124,7 @@ def test_a_server_that_is_killed_and_started_again_costs_one_gap(clips):
     assert set(threading.enumerate()) == threads
 
 
+@pytest.mark.slow
 def test_a_stream_that_ends_is_watched_again_and_each_time_whole(clips):
     with RtspServer(clips["short"]) as server, Watch(server.url()) as watch:
         wait_until(lambda: watch.camera.num_gaps == 2, "two ends")
@@ -173,6 +175,7 @@ def test_reordered_frames_come_in_order(clips):
     account(watch, breaks=0)
 
 
+@pytest.mark.slow
 def test_udp_works(clips):
     with RtspServer(clips["long"]) as server, Watch(server.url(), transport="udp") as watch:
         watch.watches_for(1.5)

@@ -269,6 +269,7 @@ def test_a_camera_is_asked_at_a_time(capsys: pytest.CaptureFixture[str]) -> None
     assert all(abs(clock.timestamp() - time.time()) < 60 for clock in clocks)
 
 
+@pytest.mark.slow
 def test_a_memory_is_asked_by_the_wall_clock(watched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = str(tmp_path / "memory")
     (record,) = ask_json(capsys, CAMERA, "one?", *TINY, "--at", "4.5", "--memory", folder)
@@ -279,6 +280,7 @@ def test_a_memory_is_asked_by_the_wall_clock(watched: Path, tmp_path: Path, caps
     refused(capsys, ["ask", str(watched), "one?", *TINY, "--at", seen["wall_clock"]], 2, "has no wall clock")
 
 
+@pytest.mark.slow
 def test_a_camera_is_asked_at_a_wall_clock_time_to_come(capsys: pytest.CaptureFixture[str]) -> None:
     began = datetime.now().astimezone()
     moment = began + timedelta(seconds=12)

@@ -118,6 +118,7 @@ with DiskTier.open_readonly(Path({str(folder)!r})) as tier:
     assert done.stdout.strip() == "[0, 1, 2, 3, 4, 5]"
 
 
+@pytest.mark.slow
 def test_one_writer_in_all_processes(folder):
     code = f"""
 import sys

@@ -62,6 +62,7 @@ def start_writer(processes, folder):
     return process, receiver
 
 
+@pytest.mark.slow
 def test_nothing_acknowledged_is_lost_when_the_writer_is_killed(processes, tmp_path):
     rng = random.Random(20)
     witness, folder = Witness(), tmp_path / "memory"
@@ -146,11 +147,13 @@ def check_order(words):
         )
 
 
+@pytest.mark.slow
 def test_the_sync_comes_before_the_acknowledgement(tmp_path):
     (lines,) = run_under_strace(tmp_path / "memory", tmp_path)
     check_order(list(events(lines)))
 
 
+@pytest.mark.slow
 def test_the_check_of_the_order_rejects_a_writer_that_does_not_sync(tmp_path):
     (lines,) = run_under_strace(tmp_path / "memory", tmp_path, "--nosync")
     words = list(events(lines))

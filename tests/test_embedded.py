@@ -427,6 +427,7 @@ def test_it_answers_from_what_it_sees(embedded_model, sample):
     assert "cat" not in said
 
 
+@pytest.mark.slow
 def test_it_says_when_things_were_and_what_was_not(embedded_model, sample):
     assert "cat" in ask(embedded_model, sample, "What animal did you see?")
     first = ask(embedded_model, sample[:10], "When did the cat first appear?")

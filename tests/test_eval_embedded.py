@@ -43,6 +43,7 @@ def test_the_last_line_is_json():
     assert last["embedded"]["exact_match"] is None
 
 
+@pytest.mark.slow
 def test_scores_are_written_of_all_videos_alone():
     command = [sys.executable, eval_embedded.__file__, "--write", "--clips", "2"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

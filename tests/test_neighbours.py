@@ -176,6 +176,7 @@ def work_per_commit(kind, num_blocks):
         return statistics.median(counts), len(store)
 
 
+@pytest.mark.slow
 def test_a_commit_does_not_cost_more_among_more_blocks():
     (few, blocks), (many, more_blocks) = (work_per_commit(Pyramid, count) for count in (200, 2000))
     assert more_blocks > 8 * blocks

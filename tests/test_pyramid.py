@@ -259,6 +259,7 @@ def stored(store, block_id):
 @homes
 @settings(max_examples=15, deadline=None)
 @given(stream=clips(20), window=st.integers(0, 3))
+@pytest.mark.slow
 def test_a_random_stream_stays_whole_and_within_budget(home, stream, window):
     with pytest.MonkeyPatch.context() as patch, open_store(home) as store:
         watcher = Watcher(patch, open_pyramid(store))

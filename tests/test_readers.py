@@ -139,6 +139,7 @@ def test_a_reader_sees_what_is_committed_bit_for_bit_while_it_grows(start: Start
     assert found != expected(199, QUESTIONS[1]), "the comparison cannot tell one clip more or less"
 
 
+@pytest.mark.slow
 def test_times_only_grow_and_are_ends_of_clips_while_the_writer_runs(start: Start, tmp_path: Path) -> None:
     writer, reader = start_writer(start, tmp_path / "memory", until=99), start_reader(start, tmp_path / "memory")
     writer.tell(**{"for": 1.5})
@@ -294,6 +295,7 @@ def test_a_reader_never_sees_half_a_commit(both: tuple[Session, Session]) -> Non
 # Processes that end, stop, and come back ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_readers_go_on_when_the_writer_is_killed_and_follow_the_next(start: Start, tmp_path: Path) -> None:
     """The next one may also have a larger disk budget: the file outgrows the map that readers have of it."""
     folder = tmp_path / "memory"
@@ -318,6 +320,7 @@ def test_readers_go_on_when_the_writer_is_killed_and_follow_the_next(start: Star
     with_own.close()
 
 
+@pytest.mark.slow
 def test_a_reader_stopped_between_snapshots_holds_nothing_up(start: Start, tmp_path: Path) -> None:
     writer = start_writer(start, tmp_path / "memory", until=149)
     reader = start_reader(start, tmp_path / "memory")

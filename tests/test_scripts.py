@@ -185,6 +185,7 @@ def test_kernels_and_memory_import_with_torch_alone() -> None:
     )
 
 
+@pytest.mark.slow
 def test_transformers_works_beside_a_folder_named_kernels() -> None:
     run_python(
         "import transformers, transformers.integrations.hub_kernels\n"

@@ -72,6 +72,7 @@ def test_a_resumed_stream_is_bit_identical(tmp_path: Path, clips_before_stop: in
 
 
 @pytest.mark.parametrize(("codec", "disk_mib"), [("int8", 2), ("int4", 2), ("int8", 64)])
+@pytest.mark.slow
 def test_so_is_one_that_is_stored_with_fewer_bits(tmp_path: Path, codec: CodecName, disk_mib: int) -> None:
     config = small_config(
         disk_bytes=disk_mib * MIB,
@@ -198,6 +199,7 @@ def test_same_input_same_everything(selection: str) -> None:
     assert sessions[0].status().moved["merged"] > 0
 
 
+@pytest.mark.slow
 def test_a_long_stream_stays_within_its_budgets() -> None:
     frames = feature_frames(1200)
     adapter = RandomLlama()
@@ -224,6 +226,7 @@ def test_a_long_stream_stays_within_its_budgets() -> None:
     assert answer.text() is not None
 
 
+@pytest.mark.slow
 def test_anonymous_memory_does_not_grow() -> None:
     frames = feature_frames(1500)
     session = Session(RandomLlama(), ListSource(frames), small_config(host_bytes=MIB, gist_share=0.3))
@@ -296,6 +299,7 @@ def test_condensed_blocks_reach_an_answer_too() -> None:
     assert not torch.equal(hidden_of_question(frames, **settings), hidden_of_question(altered(frames, 4), **settings))
 
 
+@pytest.mark.slow
 def test_without_tokens_of_their_own_gists_compete_with_detail() -> None:
     settings = {"host_bytes": MIB, "gist_share": 0.3, "retrieve_tokens": 1024}
     levels = {}
@@ -515,6 +519,7 @@ def test_positions_stay_below_the_trained_length_when_limits_change(tmp_path: Pa
     assert max(int(positions.max()) for positions in adapter.positions) < adapter.max_positions
 
 
+@pytest.mark.slow
 def test_sparse_pictures_fill_the_window_without_overflow() -> None:
     """One frame a clip, each with its own picture: the worst case for the memory's budget."""
     noise = np.random.default_rng(0)

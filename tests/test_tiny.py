@@ -79,6 +79,7 @@ def test_it_is_a_stock_class_and_small(adapter):
     assert not [name for name, weight in adapter.model.named_parameters() if not weight.isfinite().all()]
 
 
+@pytest.mark.slow
 def test_it_loads_without_a_network():
     code = "import vstream.models as m; print(m.load_adapter('tiny', device='cpu').fingerprint)"
     nowhere = {**os.environ, "HF_HUB_OFFLINE": "1", "HTTPS_PROXY": "127.0.0.1:9", "HF_HOME": "/nonexistent"}
