@@ -23,19 +23,32 @@ def plot_memory(spans: Sequence[Span], file: Path, title: str) -> None:
         ValueError: if the file's name does not end in `.png`, there is nothing to show, or matplotlib is missing.
         OSError: if the file cannot be written.
     """
-    if file.suffix.lower() != ".png":
-        raise ValueError(f"--plot writes a PNG, but {file} does not end in .png; give another name")
+    check_can_plot(file)
     if not spans:
         raise ValueError(f"{title} holds no blocks yet, so there is nothing to plot; watch something first")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ValueError("--plot needs matplotlib; run `pip install matplotlib`, or install vstream[plot]") from None
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(11, 3), layout="constrained")
     axes = figure.add_subplot()
     _draw(axes, spans)
     axes.set_title(title, loc="left", fontsize=10)
     figure.savefig(file, format="png", dpi=120)
+
+
+def check_can_plot(file: Path) -> None:
+    """Says early what would keep a picture from being written.
+
+    Raises:
+        ValueError: if the file's name does not end in `.png`, its folder does not exist, or matplotlib is missing.
+    """
+    if file.suffix.lower() != ".png":
+        raise ValueError(f"--plot writes a PNG, but {file} does not end in .png; give another name")
+    if not file.parent.is_dir():
+        raise ValueError(f"--plot cannot write {file}: there is no folder {file.parent}; make it first")
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        raise ValueError("--plot needs matplotlib; run `pip install matplotlib`, or install vstream[plot]") from None
 
 
 def _draw(axes: Any, spans: Sequence[Span]) -> None:

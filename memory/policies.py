@@ -128,7 +128,18 @@ class Quest(Retriever):
         return score_blocks(signed, blocks.extra).sum(dim=(0, 1))
 
 
-class Embedding(Retriever):
+class Keyless(Retriever):
+    """Reads no layer's keys: one opinion, of all candidates together."""
+
+    one_by_one = False
+    per_layer = False
+
+    def num_layers_read(self, num_layers: int) -> int:
+        """None would do, but the engine asks for one."""
+        return 1
+
+
+class Embedding(Keyless):
     """Cosine of a question's words with what frames look like to the language model, before its first layer.
 
     A block keeps the mean of its visual tokens as they enter the decoder. Of that, what all blocks share is removed.
@@ -137,13 +148,7 @@ class Embedding(Retriever):
     """
 
     name = "embedding"
-    one_by_one = False
     reads_extra_mean = True
-    per_layer = False
-
-    def num_layers_read(self, num_layers: int) -> int:
-        """None would do, but it has one opinion, which takes the place of the first layer's."""
-        return 1
 
     def extra_size(self, num_layers: int, shape: BlockShape, embed_dim: int) -> tuple[int, int, int]:
         """One vector."""
@@ -196,16 +201,10 @@ class Hierarchical(MaxSim):
         return scores
 
 
-class Uniform(Retriever):
+class Uniform(Keyless):
     """Evenly spaced in time, whatever the question: a baseline."""
 
     name = "uniform"
-    one_by_one = False
-    per_layer = False
-
-    def num_layers_read(self, num_layers: int) -> int:
-        """It reads none, but the engine asks for one."""
-        return 1
 
     def score(self, query: Query, blocks: Candidates) -> Tensor:
         """See `Retriever.score`: 1 for the most blocks, evenly spaced, that fit, 0 for all others."""
@@ -218,23 +217,17 @@ class Uniform(Retriever):
         return scores
 
 
-class Recent(Retriever):
+class Recent(Keyless):
     """The newest first, whatever the question: a baseline."""
 
     name = "recent"
-    one_by_one = False
-    per_layer = False
-
-    def num_layers_read(self, num_layers: int) -> int:
-        """It reads none, but the engine asks for one."""
-        return 1
 
     def score(self, query: Query, blocks: Candidates) -> Tensor:
         """See `Retriever.score`: places in time order, from 0 to 1."""
         return torch.linspace(0, 1, len(blocks))
 
 
-class Oracle(Retriever):
+class Oracle(Keyless):
     """The truth, for the lab: brings back the blocks that overlap `evidence`, then others at random.
 
     A moment that the question names counts for nothing: without evidence it is blind. It draws from one sequence, so
@@ -245,17 +238,11 @@ class Oracle(Retriever):
     """
 
     name = "oracle"
-    one_by_one = False
-    per_layer = False
 
     def __init__(self, neighbours: int = 0, seed: int = 0) -> None:
         super().__init__(neighbours)
         self.evidence: Sequence[tuple[float, float]] = ()
         self._random = torch.Generator().manual_seed(seed)
-
-    def num_layers_read(self, num_layers: int) -> int:
-        """It reads none, but the engine asks for one."""
-        return 1
 
     def score(self, query: Query, blocks: Candidates) -> Tensor:
         """See `Retriever.score`: 10 for each piece of evidence that a block overlaps, and chance from 0 to 1."""

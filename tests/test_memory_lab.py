@@ -125,6 +125,14 @@ def test_unknown_presets_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert "unknown preset 'magic'; choose from default" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("name", "wrong"), [("lab.jpg", "does not end in .png"), ("no/lab.png", "there is no folder")])
+def test_a_picture_that_cannot_be_written_is_refused_before_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, wrong: str
+) -> None:
+    assert main(["lab", "--plot", str(tmp_path / name)]) == 2
+    assert wrong in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def short_run() -> dict[str, dict[str, Any]]:
     """Five presets on one stream of five minutes, by name."""

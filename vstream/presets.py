@@ -44,7 +44,7 @@ Settings = dict[str, Any]
 
 
 def _default(sizes: Sizes) -> Settings:
-    """Ours: detail, digests and gists of four bits a number, the shares as the memory lab found them best."""
+    """Ours: detail, digests and gists of four bits a number, the best of the shares tried in the lab."""
     codecs = dict.fromkeys(("detail_codec", "digest_codec", "gist_codec"), "int4")
     return {"digest_share": 0.8, "gist_share": 0.05, **codecs, **_one_shelf(sizes)}
 

@@ -85,7 +85,7 @@ class Marked:
         type: of the question.
         age_seconds: how long ago the oldest evidence began; 0 for the present.
         right: whether the answer is the one.
-        found: whether all evidence is in blocks that were brought back, or in the window.
+        found: whether all evidence is in blocks that were brought back.
         ttft_seconds: to the first token.
     """
 

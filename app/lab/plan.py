@@ -12,6 +12,7 @@ from typing import Any
 
 from vstream.app.lab.memory_lab import Task, Trial, make_task, run_lab
 from vstream.app.lab.report import plot, report_of, table_of
+from vstream.app.plot import check_can_plot
 from vstream.config import DecodeOptions
 from vstream.engine import Engine
 from vstream.presets import PRESETS
@@ -80,9 +81,11 @@ def lab(
         told: hears of progress, line by line.
 
     Raises:
-        ValueError: for an unknown model or preset.
+        ValueError: for an unknown model or preset, or a picture that could not be written.
     """
     trials = plan(presets, quick=quick, settings=settings)
+    if picture is not None:
+        check_can_plot(picture)  # before the minutes that the rest takes
     with Engine.load(model) as engine:
         report = report_of(run_lab(engine, tasks_for(quick=quick, seed=seed), trials, told))
     if picture is not None:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vstream.app.lab.memory_lab import PRESENT, Marked, Outcome
+from vstream.app.plot import check_can_plot
 
 RESAMPLES = 1000
 AGES = (0, 60, 300, 900, 1800, 3600, 7200)
@@ -182,13 +183,12 @@ def plot(report: dict[str, Any], file: Path) -> None:
     """Writes a PNG: right answers against bytes, one dot for every preset and budget, with intervals.
 
     Raises:
-        ValueError: if matplotlib is missing.
+        ValueError: see `check_can_plot`.
         OSError: if the file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ValueError("the plot needs matplotlib; run `pip install matplotlib`, or install vstream[plot]") from None
+    check_can_plot(file)
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.add_subplot()
     by_preset = defaultdict(list)
@@ -200,8 +200,10 @@ def plot(report: dict[str, Any], file: Path) -> None:
         y = [one["exact_match"] for one in found]
         below = [max(0.0, one["exact_match"] - one["low"]) for one in found]
         above = [max(0.0, one["high"] - one["exact_match"]) for one in found]
-        look: dict[str, Any] = {"marker": "*", "markersize": 14} if name == "default" else {"marker": "o"}
-        axes.errorbar(x, y, yerr=[below, above], label=name, capsize=2, linewidth=1, color=f"C{number % 10}", **look)
+        look: dict[str, Any] = {"marker": "o" if number < 10 else "s", "color": f"C{number % 10}"}
+        if name == "default":
+            look |= {"marker": "*", "markersize": 14}
+        axes.errorbar(x, y, yerr=[below, above], label=name, capsize=2, linewidth=1, **look)
     axes.set_xscale("log")
     axes.set_xlabel("memory, MiB on all tiers")
     axes.set_ylabel("right answers")
