@@ -17,7 +17,8 @@ from torch.nn.functional import normalize
 from vstream.kernels import score_blocks
 from vstream.memory.block import Block, BlockShape, TokenKind
 from vstream.memory.exact_search import inner_products
-from vstream.memory.retriever import Candidates, Query, Retriever, Selection, mean_key
+from vstream.memory.representatives import Kept
+from vstream.memory.retriever import Candidates, Query, Retriever, Selection
 
 
 class ReKV(Retriever):
@@ -38,11 +39,12 @@ class Centred(Retriever):
     """
 
     name = "centred"
+    reads_mean = True
 
     def score(self, query: Query, blocks: Candidates) -> Tensor:
         """See `Retriever.score`."""
-        keys = normalize(blocks.keys.float() - blocks.mean, dim=-1)
-        return score_blocks(normalize(query.mean, dim=-1), keys).mean(dim=(0, 1))
+        keys = blocks.keys.float() - blocks.common
+        return (score_blocks(normalize(query.mean, dim=-1), keys) / lengths_of(keys)).mean(dim=(0, 1))
 
 
 class MaxSim(Retriever):
@@ -53,6 +55,7 @@ class MaxSim(Retriever):
     """
 
     name = "maxsim"
+    reads_mean = True
 
     def num_layers_read(self, num_layers: int) -> int:
         """A quarter of them."""
@@ -60,13 +63,12 @@ class MaxSim(Retriever):
 
     def score(self, query: Query, blocks: Candidates) -> Tensor:
         """See `Retriever.score`."""
-        return self._best_word(query.word_keys, blocks.keys.float() - blocks.mean)
+        return self._best_word(query.word_keys, blocks.keys.float() - blocks.common)
 
     def _best_word(self, word_keys: Tensor, keys: Tensor) -> Tensor:
         """Best mean cosine [B] of any one of words [L, K, W, D] with keys [L, K, B, D]."""
         words = normalize(word_keys, dim=-1)
-        lengths: Tensor = torch.linalg.vector_norm(keys, dim=-1).clamp_min(1e-12)  # [L, K, B]
-        cosines: Tensor = words @ keys.mT / lengths[:, :, None]  # [L, K, W, B]
+        cosines: Tensor = words @ keys.mT / lengths_of(keys)[:, :, None]  # [L, K, W, B]
         return cosines.mean(dim=(0, 1)).amax(dim=0)
 
 
@@ -96,9 +98,8 @@ class Prototypes(MaxSim):
 
     def score(self, query: Query, blocks: Candidates) -> Tensor:
         """See `Retriever.score`."""
-        assert blocks.extra is not None, f"{self.name!r} needs what it keeps of each block"
         runs = blocks.extra.chunk(self.COUNT, dim=1)
-        return torch.stack([self._best_word(query.word_keys, run.float() - blocks.mean) for run in runs]).amax(dim=0)
+        return torch.stack([self._best_word(query.word_keys, run.float() - blocks.common) for run in runs]).amax(dim=0)
 
 
 class Quest(Retriever):
@@ -123,7 +124,6 @@ class Quest(Retriever):
 
     def score(self, query: Query, blocks: Candidates) -> Tensor:
         """See `Retriever.score`: positive channels of the query meet the greatest, negative ones the least."""
-        assert blocks.extra is not None, f"{self.name!r} needs what it keeps of each block"
         signed = torch.cat([query.mean.clamp_max(0), query.mean.clamp_min(0)], dim=1)
         return score_blocks(signed, blocks.extra).sum(dim=(0, 1))
 
@@ -160,7 +160,7 @@ class Embedding(Keyless):
         """Mean of the visual tokens [1, 1, E] (of all, where there are none), or of the blocks merged, by weight."""
         if parents:
             weights = torch.tensor([max(block.meta.weight, 1e-9) for block in parents])
-            return mean_key(torch.stack([extra_of(block) for block in parents], dim=2), weights)[:, :, 0].half()
+            return Kept.of(torch.stack([extra_of(block) for block in parents], dim=2)).mean(weights)[:, :, 0].half()
         if embeds is None:
             return None
         vision = kinds == TokenKind.VISION
@@ -168,7 +168,6 @@ class Embedding(Keyless):
 
     def score(self, query: Query, blocks: Candidates) -> Tensor:
         """See `Retriever.score`."""
-        assert blocks.extra is not None, f"{self.name!r} needs what it keeps of each block"
         assert blocks.extra_mean is not None, f"{self.name!r} needs the mean of what it keeps"
         assert query.embeds is not None, f"{self.name!r} needs the words' embeddings"
         seen = normalize(blocks.extra[0, 0].float() - blocks.extra_mean[0, 0], dim=-1)
@@ -191,7 +190,7 @@ class Hierarchical(MaxSim):
         if not blocks.budget_tokens or not len(blocks):
             return super().score(query, blocks)
         parts = np.array_split(np.arange(len(blocks)), round(len(blocks) ** 0.5))
-        coarse = super().score(query, replace(blocks, keys=stretch_keys(blocks, parts), extra=None))
+        coarse = super().score(query, replace(blocks, kept_keys=Kept.of(stretch_keys(blocks, parts)), kept_extra=None))
         order = coarse.argsort(descending=True, stable=True).tolist()
         tokens = np.cumsum([blocks.rows["num_tokens"][parts[part]].sum() for part in order])
         count = int(np.searchsorted(tokens, self.OPENED * blocks.budget_tokens)) + 1
@@ -262,6 +261,12 @@ BELOW = 2.0
 """Between the greatest mean of cosines and the least."""
 
 
+def lengths_of(keys: Tensor) -> Tensor:
+    """Of keys [.., D], [..], never zero."""
+    lengths: Tensor = torch.linalg.vector_norm(keys, dim=-1)
+    return lengths.clamp_min(1e-12)
+
+
 def seen_keys(kv: Tensor, kinds: Tensor) -> Tensor:
     """Un-rotated keys [L, K, V, D] of the vision tokens in kv [L, 2, K, N, D], of all if there are none."""
     vision = kinds == TokenKind.VISION
@@ -287,7 +292,7 @@ def stretch_keys(blocks: Candidates, parts: Sequence[np.ndarray]) -> Tensor:
     """Mean keys [L, K, S, D] of stretches of neighbours, by the frames they stand for."""
     weights = torch.from_numpy(blocks.rows["weight"].copy())
     stretches = [slice(int(part[0]), int(part[-1]) + 1) for part in parts]
-    return torch.cat([mean_key(blocks.keys[:, :, one], weights[one]) for one in stretches], dim=2)
+    return torch.cat([blocks.kept_keys.at(one).mean(weights[one]) for one in stretches], dim=2)
 
 
 def evenly(starts: np.ndarray, count: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -18,9 +19,7 @@ from torch import Tensor
 
 from vstream.memory.block import Block, BlockShape, Extra
 from vstream.memory.columns import Rows
-
-PIECE_ELEMENTS = 1 << 19
-"""Numbers looked at together: few enough that a float32 copy stays in a CPU's cache (5 times faster)."""
+from vstream.memory.representatives import Kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,41 +45,56 @@ class Candidates:
 
     Attributes:
         rows: [B], their times, tokens and weights.
-        keys: [L, K, B, D] float16, mean un-rotated keys of the layers that choose.
-        mean: [L, K, 1, D] float32, mean key of all that the question can see.
-        extra: [A, H, B, D] float16, what the policy keeps beside them (`Retriever.describe`); None for nothing.
+        kept_keys: [L, K, B, D] float16, mean un-rotated keys of the layers that choose.
+        mean: [L, K, 1, D] float32, mean key of all that the question can see; None for a policy that does not read it.
+        kept_extra: [A, H, B, D] float16, what the policy keeps beside them (`Retriever.describe`); None for nothing.
         extra_mean: [A, H, 1, D] float32, of all that the question can see, for a policy that reads it.
         budget_tokens: at most so many of their tokens are chosen.
     """
 
     rows: Rows
-    keys: Tensor
-    mean: Tensor
-    extra: Tensor | None = None
+    kept_keys: Kept
+    mean: Tensor | None
+    kept_extra: Kept | None = None
     extra_mean: Tensor | None = None
     budget_tokens: int = 0
 
     def __len__(self) -> int:
         return len(self.rows)
 
+    @cached_property
+    def keys(self) -> Tensor:
+        """[L, K, B, D] float16."""
+        return self.kept_keys.read()
+
+    @cached_property
+    def extra(self) -> Tensor:
+        """[A, H, B, D] float16."""
+        assert self.kept_extra is not None, "nothing is kept beside the mean key"
+        return self.kept_extra.read()
+
+    @property
+    def common(self) -> Tensor:
+        """[L, K, 1, D] float32, the mean key."""
+        assert self.mean is not None, "the mean key was not worked out"
+        return self.mean
+
     def of_layers(self, layers: slice) -> Candidates:
         """The same blocks as some of the layers see them."""
-        extra, extra_mean = (None if one is None else one[layers] for one in (self.extra, self.extra_mean))
-        return replace(self, keys=self.keys[layers], mean=self.mean[layers], extra=extra, extra_mean=extra_mean)
+        extra = None if self.kept_extra is None else self.kept_extra.of_layers(layers)
+        mean, extra_mean = (None if one is None else one[layers] for one in (self.mean, self.extra_mean))
+        keys = self.kept_keys.of_layers(layers)
+        return replace(self, kept_keys=keys, mean=mean, kept_extra=extra, extra_mean=extra_mean)
 
     def pieces(self) -> Iterator[Candidates]:
         """The same blocks, some at a time."""
-        step = piece_blocks(self.keys if self.extra is None else self.extra)
-        for start in range(0, len(self), step):
-            part = slice(start, start + step)
-            extra = None if self.extra is None else self.extra[:, :, part]
-            yield replace(self, rows=self.rows[part], keys=self.keys[:, :, part], extra=extra)
+        return map(self.at, (self.kept_extra or self.kept_keys).parts())
 
-    def at(self, places: npt.NDArray[np.int64]) -> Candidates:
+    def at(self, places: slice | npt.NDArray[np.int64]) -> Candidates:
         """Only the blocks at some places, in that order."""
-        index = torch.from_numpy(places).to(self.keys.device)
-        extra = None if self.extra is None else self.extra.index_select(2, index)
-        return replace(self, rows=self.rows[places], keys=self.keys.index_select(2, index), extra=extra)
+        index = places if isinstance(places, slice) else torch.from_numpy(places).to(self.kept_keys.table.device)
+        extra = None if self.kept_extra is None else self.kept_extra.at(index)
+        return replace(self, rows=self.rows[places], kept_keys=self.kept_keys.at(index), kept_extra=extra)
 
 
 class Selection(NamedTuple):
@@ -109,6 +123,8 @@ class Retriever(ABC):
     name: ClassVar[str]
     per_layer: ClassVar[bool] = True
     """Whether every layer may have an opinion of its own."""
+    reads_mean: ClassVar[bool] = False
+    """Whether `score` reads the mean key of all that can be seen."""
     reads_extra_mean: ClassVar[bool] = False
     """Whether `score` reads the mean of what the policy keeps."""
     one_by_one: ClassVar[bool] = True
@@ -159,29 +175,6 @@ class Retriever(ABC):
         ranked = order[np.argsort(~_named(rows, query.moments)[order], kind="stable")].tolist()
         chosen = sorted(_fill(ranked, rows["num_tokens"].tolist(), blocks.budget_tokens))
         return Selection(tuple(rows["id"][chosen].tolist()), scores)
-
-
-def piece_blocks(table: Tensor) -> int:
-    """How many blocks of a table [L, K, B, D] are looked at together."""
-    layers, heads, _, dim = table.shape
-    return max(16, PIECE_ELEMENTS // (layers * heads * dim))
-
-
-def mean_key(representatives: Tensor, weights: Tensor) -> Tensor:
-    """Mean over blocks, by the frames they stand for: merging blocks does not move it.
-
-    Args:
-        representatives: [L, K, B, D].
-        weights: [B].
-
-    Returns:
-        [L, K, 1, D] float32; zero for no blocks.
-    """
-    share = (weights.float() / weights.float().sum().clamp_min(1e-9)).to(representatives.device)
-    step = piece_blocks(representatives)
-    pieces = zip(torch.split(representatives, step, dim=2), torch.split(share, step), strict=True)
-    means = [torch.einsum("lkbd,b->lkd", keys.float(), part) for keys, part in pieces]
-    return torch.stack(means).sum(dim=0)[:, :, None]
 
 
 def _raised(scores: Tensor, neighbours: int) -> Tensor:

@@ -29,7 +29,7 @@ from vstream.memory.block import Block, BlockMeta, BlockShape
 from vstream.memory.columns import COLUMNS, Rows
 from vstream.memory.policies import RETRIEVERS, make_retriever
 from vstream.memory.representatives import RepresentativeTable
-from vstream.memory.retriever import Candidates, Query, mean_key
+from vstream.memory.retriever import Candidates, Query
 from vstream.memory.store import BlockStore
 from vstream.models.base import Adapter
 from vstream.types import Frame
@@ -77,10 +77,11 @@ class Shelf:
     def select(self, query: Query, budget_tokens: int) -> tuple[int, ...]:
         """What a question does: the rows of all blocks, their mean, the policy's choice."""
         ids, weights = self._rows["id"].tolist(), torch.from_numpy(self._rows["weight"].copy())
-        keys = self._keys.rows(ids, self._layers)
-        extra = None if self._extras is None else self._extras.rows(ids)
-        extra_mean = mean_key(extra, weights) if extra is not None and self.retriever.reads_extra_mean else None
-        blocks = Candidates(self._rows, keys, mean_key(keys, weights), extra, extra_mean, budget_tokens)
+        keys = self._keys.kept(ids, self._layers)
+        extra = None if self._extras is None else self._extras.kept(ids)
+        mean = keys.mean(weights) if self.retriever.reads_mean else None
+        extra_mean = extra.mean(weights) if extra is not None and self.retriever.reads_extra_mean else None
+        blocks = Candidates(self._rows, keys, mean, extra, extra_mean, budget_tokens)
         asked = replace(query, mean=query.mean[self._layers], word_keys=query.word_keys[self._layers])
         return self.retriever.select(asked, blocks).ids
 

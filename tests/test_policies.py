@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import stdev
 from typing import Any
@@ -23,7 +24,8 @@ from vstream.memory.columns import COLUMNS, Rows
 from vstream.memory.levels import DIGEST, GIST, SINK
 from vstream.memory.policies import RETRIEVERS, Embedding, Oracle, Prototypes, Quest, make_retriever, telling
 from vstream.memory.records import StoredExtra, decode_meta, encode_meta
-from vstream.memory.retriever import Candidates, Query, mean_key
+from vstream.memory.representatives import Kept
+from vstream.memory.retriever import Candidates, Query
 from vstream.models.random import RandomLlama
 from vstream.session import Session
 from vstream.stream_memory import StreamMemory
@@ -65,11 +67,12 @@ def blocks_of(policy: str, count: int, *, budget: int = 8, seed: int = 5, scenes
     kv = looks + (0.3 if scenes > 1 else 1.0) * randn(seed + 1, count, LAYERS, 2, HEADS, 6, DIM)
     kinds, retriever = torch.zeros(6, dtype=torch.uint8), make_retriever(policy)
     keys = kv[:, :, 0].mean(dim=3).permute(1, 2, 0, 3).half()
-    kept = [retriever.describe(one, kinds, embeds=randn(seed + i, 6, EMBED)) for i, one in enumerate(kv)]
-    extra = torch.stack(kept, dim=2) if kept[0] is not None else None
+    made = [retriever.describe(one, kinds, embeds=randn(seed + i, 6, EMBED)) for i, one in enumerate(kv)]
+    extra = torch.stack(made, dim=2) if made[0] is not None else None
     weights = torch.ones(count)
-    means = mean_key(keys, weights), None if extra is None else mean_key(extra, weights)
-    return Candidates(rows(count), keys, means[0], extra, means[1], budget), kv
+    kept = None if extra is None else Kept.of(extra)
+    means = Kept.of(keys).mean(weights), None if kept is None else kept.mean(weights)
+    return Candidates(rows(count), Kept.of(keys), means[0], kept, means[1], budget), kv
 
 
 def cosine(left: Tensor, right: Tensor) -> float:
@@ -126,7 +129,8 @@ def test_a_prototype_shows_what_the_mean_hides() -> None:
     kinds = torch.zeros(4, dtype=torch.uint8)
     extra = torch.stack([Prototypes().describe(one, kinds) for one in kv], dim=2)
     keys = kv[:, :, 0].mean(dim=3).permute(1, 2, 0, 3).half()
-    blocks = Candidates(rows(30), keys, torch.zeros(LAYERS, HEADS, 1, DIM), extra, budget_tokens=4)
+    mean = torch.zeros(LAYERS, HEADS, 1, DIM)
+    blocks = Candidates(rows(30), Kept.of(keys), mean, Kept.of(extra), budget_tokens=4)
     asks = Query(wanted, wanted[:, :, None])
     assert make_retriever("prototypes").select(asks, blocks).ids == (112,)
     assert make_retriever("maxsim").select(asks, blocks).ids != (112,)
@@ -183,7 +187,7 @@ def test_hierarchical_against_a_loop() -> None:
     coarse = []
     for part in parts:
         key = blocks.keys[:, :, part].float().mean(dim=2, keepdim=True)
-        coarse.append(float(plain.score(asks, Candidates(blocks.rows[:1], key, blocks.mean))))
+        coarse.append(float(plain.score(asks, Candidates(blocks.rows[:1], Kept.of(key), blocks.mean))))
     opened, held = set(), 0
     for place in sorted(range(5), key=lambda i: -coarse[i]):
         opened.add(place)
@@ -210,7 +214,8 @@ def test_hierarchical_finds_a_scene(needle: int) -> None:
 @pytest.mark.parametrize("count", [1, 2, 7, 50])
 def test_uniform_is_even_in_time(count: int) -> None:
     """Gaps between chosen blocks are all of one size, to within a block."""
-    blocks = Candidates(rows(200), torch.zeros(1, 1, 200, 4).half(), torch.zeros(1, 1, 1, 4), budget_tokens=4 * count)
+    nothing = torch.zeros(1, 1, 200, 4)
+    blocks = Candidates(rows(200), Kept.of(nothing.half()), nothing[:, :, :1], budget_tokens=4 * count)
     places = np.array(make_retriever("uniform").select(query(), blocks).ids) - 100
     assert len(places) == count
     assert np.ptp(np.diff(places)) <= 1 if count > 1 else places[0] in (99, 100)
@@ -220,7 +225,7 @@ def test_uniform_goes_by_time_and_not_by_number() -> None:
     """Half of the blocks lie in the first tenth of the time."""
     found = rows(200)
     found["start_seconds"] = np.concatenate([np.linspace(0, 80, 100), np.linspace(81, 800, 100)])
-    blocks = Candidates(found, torch.zeros(1, 1, 200, 4).half(), torch.zeros(1, 1, 1, 4), budget_tokens=40)
+    blocks = Candidates(found, Kept.of(torch.zeros(1, 1, 200, 4).half()), torch.zeros(1, 1, 1, 4), budget_tokens=40)
     assert sum(block_id < 200 for block_id in make_retriever("uniform").select(query(), blocks).ids) == 1
 
 
@@ -264,8 +269,8 @@ def test_equal_blocks_go_to_the_earlier(policy: str) -> None:
     """Whole numbers, so that sums are exact wherever a block lies."""
     blocks, _ = blocks_of(policy, 6)
     same = blocks.at(np.array([4, 1, 4, 4, 4, 4]))
-    extra = None if same.extra is None else same.extra.round()
-    same = Candidates(rows(6), (4 * same.keys).round(), same.mean, extra, same.extra_mean, 16)
+    extra = None if same.kept_extra is None else Kept.of(same.extra.round())
+    same = Candidates(rows(6), Kept.of((4 * same.keys).round()), same.mean, extra, same.extra_mean, 16)
     asks = Query((4 * query().mean).round(), query().word_keys)
     selection = make_retriever(policy).select(asks, same)
     assert len(set(selection.scores.tolist())) == 2
@@ -282,8 +287,9 @@ def test_a_layer_may_choose_alone(policy: str) -> None:
         one = slice(layer, layer + 1)
         asked_alone = Query(asks.mean[one], asks.word_keys[one])
         kept = [retriever.describe(each[one], torch.zeros(6, dtype=torch.uint8)) for each in kv]
-        extra = None if kept[0] is None else torch.stack(kept, dim=2)
-        apart = Candidates(blocks.rows, blocks.keys[one], blocks.mean[one], extra, None, blocks.budget_tokens)
+        extra = None if kept[0] is None else Kept.of(torch.stack(kept, dim=2))
+        keys = Kept.of(blocks.keys[one])
+        apart = Candidates(blocks.rows, keys, blocks.common[one], extra, None, blocks.budget_tokens)
         assert torch.equal(retriever.score(asked_alone, apart), retriever.score(asked_alone, blocks.of_layers(one)))
 
 
@@ -292,7 +298,7 @@ def test_ten_thousand_blocks_are_scored_in_milliseconds(policy: str) -> None:
     """Far below what any loop over blocks would take, on a busy machine too."""
     blocks, _ = blocks_of(policy, 100, budget=256)
     many = blocks.at(np.tile(np.arange(100), 100))
-    many = Candidates(rows(10_000), many.keys, many.mean, many.extra, many.extra_mean, 256)
+    many = replace(many, rows=rows(10_000))
     retriever, asks, took = make_retriever(policy, neighbours=1), query(), []
     for _ in range(5):
         start = time.perf_counter()
@@ -385,7 +391,7 @@ def test_bounds_and_prototypes_are_those_of_the_tokens_that_are_left(policy: str
 def test_merging_does_not_move_the_mean_embedding() -> None:
     found = [(meta, kept) for meta, _, kept in stored(condensed("embedding")).values() if meta.level > SINK]
     weights = torch.tensor([meta.weight for meta, _ in found])
-    mean = mean_key(torch.stack([kept for _, kept in found], dim=2), weights)[0, 0, 0]
+    mean = Kept.of(torch.stack([kept for _, kept in found], dim=2)).mean(weights)[0, 0, 0]
     frames = torch.stack([torch.from_numpy(frame.image) for frame in feature_frames(300)])
     expected = frames.mean(dim=(0, 1))
     assert torch.allclose(mean, expected, atol=2e-3)

@@ -13,7 +13,8 @@ from vstream.memory.columns import rows_of
 from vstream.memory.condense import condense
 from vstream.memory.levels import GIST
 from vstream.memory.policies import RETRIEVERS, make_retriever
-from vstream.memory.retriever import Candidates, Query, Retriever, mean_key
+from vstream.memory.representatives import Kept
+from vstream.memory.retriever import Candidates, Query, Retriever
 
 LAYERS, HEADS, DIM = 2, 2, 32
 NO_MEAN = torch.zeros(LAYERS, HEADS, 1, DIM)
@@ -24,8 +25,8 @@ by_mean_key = pytest.mark.parametrize("policy", ["centred", "maxsim", "rekv"])
 def candidates(keys, rows=None, mean=None, budget=0):
     """Blocks of mean keys [L, K, B, D], with rows of 4 tokens each, their plain mean and a budget, unless given."""
     rows = rows_of(make_block(i, tokens=4).meta for i in range(keys.shape[2])) if rows is None else rows
-    mean = mean_key(keys, torch.ones(keys.shape[2])) if mean is None else mean
-    return Candidates(rows, keys, mean, budget_tokens=budget)
+    mean = Kept.of(keys).mean(torch.ones(keys.shape[2])) if mean is None else mean
+    return Candidates(rows, Kept.of(keys), mean, budget_tokens=budget)
 
 
 class Told(Retriever):
@@ -222,7 +223,7 @@ def test_maxsim_scores_are_the_best_cosine_in_the_early_layers():
     retriever = make_retriever("maxsim")
     assert [retriever.num_layers_read(num_layers) for num_layers in (1, 4, 6, 30)] == [1, 1, 2, 8]
     representatives = unit(3, 2, HEADS, 5, DIM).half()
-    words, mean = unit(4, 2, HEADS, 3, DIM), mean_key(representatives, torch.ones(5))
+    words, mean = unit(4, 2, HEADS, 3, DIM), Kept.of(representatives).mean(torch.ones(5))
     scores = retriever.score(Query(words[:, :, 0], words), candidates(representatives))
     for block in range(5):
         keys = representatives[:, :, block].float() - mean[:, :, 0]  # [L, K, D]
@@ -232,7 +233,7 @@ def test_maxsim_scores_are_the_best_cosine_in_the_early_layers():
 
 def test_centred_scores_are_cosines_per_head():
     representatives, content, _, _ = stream(5, common=2.0)
-    mean, query = mean_key(representatives, torch.ones(5)), content[:, :, 3]
+    mean, query = Kept.of(representatives).mean(torch.ones(5)), content[:, :, 3]
     scores = make_retriever("centred").score(query_of(query), candidates(representatives))
     for block in range(5):
         keys = representatives[:, :, block].float() - mean[:, :, 0]  # [L, K, D]
@@ -275,7 +276,7 @@ def test_layers_choose_alone_or_together(policy):
 def test_the_mean_key_is_weighted_by_frames():
     representatives, weights = stream(6)[0], torch.tensor([1.0, 4, 2, 8, 1, 5])
     expected = sum(representatives[:, :, i].double() * weights[i].double() for i in range(6)) / 21
-    mean = mean_key(representatives, weights)
+    mean = Kept.of(representatives).mean(weights)
     assert mean.shape == (LAYERS, HEADS, 1, DIM)
     assert mean.dtype == torch.float32
     assert torch.allclose(mean[:, :, 0].double(), expected, atol=1e-6)
@@ -284,12 +285,12 @@ def test_the_mean_key_is_weighted_by_frames():
 @pytest.mark.parametrize("count", [0, 1])
 def test_the_mean_key_of_hardly_anything(count):
     representatives = stream(3)[0][:, :, :count]
-    mean = mean_key(representatives, torch.full((count,), 3.0))
+    mean = Kept.of(representatives).mean(torch.full((count,), 3.0))
     assert torch.allclose(mean, representatives.float().sum(dim=2, keepdim=True), atol=1e-6)
 
 
 def test_blocks_that_stand_for_no_frames_have_no_mean():
-    assert torch.equal(mean_key(stream(2)[0], torch.zeros(2)), NO_MEAN)
+    assert torch.equal(Kept.of(stream(2)[0]).mean(torch.zeros(2)), NO_MEAN)
 
 
 def test_merging_does_not_move_the_mean():
@@ -297,7 +298,7 @@ def test_merging_does_not_move_the_mean():
 
     def mean(blocks):
         keys = torch.stack([block.representative for block in blocks], dim=2)
-        return mean_key(keys, torch.tensor([block.meta.weight for block in blocks]))
+        return Kept.of(keys).mean(torch.tensor([block.meta.weight for block in blocks]))
 
     merged = condense(held[:2], block_id=9, level=GIST, max_vision_tokens=2)
     assert torch.allclose(mean([merged, held[2]]), mean(held), atol=1e-3)

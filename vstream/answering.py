@@ -21,6 +21,7 @@ from vstream.clip_block import described, representative_of
 from vstream.decoder import Decoding
 from vstream.memory.columns import COLUMNS
 from vstream.memory.levels import DETAIL, LEVEL_NAMES
+from vstream.memory.representatives import Kept
 from vstream.memory.retriever import Candidates
 from vstream.picture import jpeg_of
 from vstream.recall import Recall
@@ -81,8 +82,9 @@ def open_block(frames: Sequence[Frame], span: TokenSpan, kv: Tensor, view: View,
     """Frames not yet encoded, their kv [L, 2, K, N, D] un-rotated, as a block to be scored beside those of the view."""
     times = frames[0].pts_seconds, frames[-1].pts_seconds
     rows = np.array([(-1, DETAIL, len(span), len(frames), *times)], COLUMNS)
-    kept = described(extra, kv, span.kinds, span.embeds)[:, :, None] if extra else None
-    return Candidates(rows, representative_of(kv, span.kinds)[:, :, None], view.mean_key, kept, view.mean_extra)
+    kept = Kept.of(described(extra, kv, span.kinds, span.embeds)[:, :, None]) if extra else None
+    keys = Kept.of(representative_of(kv, span.kinds)[:, :, None])
+    return Candidates(rows, keys, view.mean_key, kept, view.mean_extra)
 
 
 class Answerer:

@@ -204,15 +204,15 @@ class Remembered(ABC):
     def _view(self, snapshot: Snapshot, candidates: Rows, shortened: dict[int, BlockMeta]) -> View:
         """With the representatives of all blocks; that of a shortened block does not know what was cut off."""
         ids = [*candidates["id"].tolist(), *(placed.meta.id for placed in snapshot.window)]
-        representatives = self.store.representatives.rows(ids, self._choosing)
-        extra, extras = self._shape.extra, None if self.store.extras is None else self.store.extras.rows(ids)
-        for block_id, meta in shortened.items():
-            kv, place = self.store.gather([block_id], [meta.num_tokens]), ids.index(block_id)
-            representatives[:, :, place] = representative_of(kv, meta.kinds)[self._choosing]
-            if extra is not None and extras is not None:
-                extras[:, :, place] = described(extra, kv, meta.kinds)
+        cut = {block_id: (self.store.gather([block_id], [m.num_tokens]), m.kinds) for block_id, m in shortened.items()}
+        instead = {block_id: representative_of(kv, kinds)[self._choosing] for block_id, (kv, kinds) in cut.items()}
+        representatives = self.store.representatives.kept(ids, self._choosing, instead)
+        extra, extras = self._shape.extra, None
+        if extra is not None and self.store.extras is not None:
+            instead = {block_id: described(extra, kv, kinds) for block_id, (kv, kinds) in cut.items()}
+            extras = self.store.extras.kept(ids, instead=instead)
         sink_key = self.store.representatives.rows([SINK_ID], self._choosing).float()
-        return View(snapshot, candidates, representatives, sink_key, shortened, extras, self.retriever.reads_extra_mean)
+        return View(snapshot, candidates, representatives, sink_key, shortened, self.retriever, extras)
 
     @property
     def _choosing(self) -> slice:

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from vstream.memory.columns import Rows, rows_of
-from vstream.memory.retriever import Candidates, mean_key
+from vstream.memory.retriever import Candidates
 
 if TYPE_CHECKING:
     from vstream.cache import Snapshot
     from vstream.memory.block import BlockMeta
+    from vstream.memory.representatives import Kept
+    from vstream.memory.retriever import Retriever
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,16 +33,16 @@ class View:
         sink_key: [L, K, 1, D] float32, the mean key of the system prompt.
         shortened: by id, blocks of which only the beginning may be seen.
         extras: [A, H, B + W, D] float16, what the policy keeps beside the representatives; None for nothing.
-        extras_have_mean: whether the policy reads their mean.
+        retriever: who says which means it reads.
     """
 
     snapshot: Snapshot
     candidates: Rows
-    representatives: Tensor
+    representatives: Kept
     sink_key: Tensor
     shortened: Mapping[int, BlockMeta]
-    extras: Tensor | None = None
-    extras_have_mean: bool = False
+    retriever: Retriever
+    extras: Kept | None = None
 
     @cached_property
     def window(self) -> Rows:
@@ -48,9 +50,9 @@ class View:
         return rows_of(placed.meta for placed in self.snapshot.window)
 
     @cached_property
-    def mean_key(self) -> Tensor:
-        """[L, K, 1, D], of all that can be seen: nothing later has a part in it."""
-        return mean_key(self.representatives, torch.from_numpy(self._both("weight")))
+    def mean_key(self) -> Tensor | None:
+        """[L, K, 1, D], of all that can be seen: nothing later has a part in it; None where the policy reads none."""
+        return self._mean(self.representatives) if self.retriever.reads_mean else None
 
     @property
     def end_seconds(self) -> float | None:
@@ -60,9 +62,7 @@ class View:
     @cached_property
     def mean_extra(self) -> Tensor | None:
         """[A, H, 1, D], of all that can be seen, as the mean key; None where the policy does not read it."""
-        if self.extras is None or not self.extras_have_mean:
-            return None
-        return mean_key(self.extras, torch.from_numpy(self._both("weight")))
+        return self._mean(self.extras) if self.extras is not None and self.retriever.reads_extra_mean else None
 
     def on_levels(self, levels: Sequence[int], budget_tokens: int) -> Candidates:
         """The candidates of some levels, to choose so many tokens of."""
@@ -77,8 +77,11 @@ class View:
 
     def blocks(self, rows: Rows, place: slice, budget_tokens: int = 0) -> Candidates:
         """Blocks whose representatives lie at `place`."""
-        extra = None if self.extras is None else self.extras[:, :, place]
-        return Candidates(rows, self.representatives[:, :, place], self.mean_key, extra, self.mean_extra, budget_tokens)
+        extra, keys = None if self.extras is None else self.extras.at(place), self.representatives.at(place)
+        return Candidates(rows, keys, self.mean_key, extra, self.mean_extra, budget_tokens)
+
+    def _mean(self, kept: Kept) -> Tensor:
+        return kept.mean(torch.from_numpy(self._both("weight")))
 
     def _both(self, column: str) -> np.ndarray:
         return np.concatenate([self.candidates[column], self.window[column]])
