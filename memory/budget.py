@@ -144,6 +144,18 @@ class Budgets:
     def _slots_for(self, form: Form) -> int:
         return slots_for(form, self.codecs, self.slot_tokens)
 
+    def fill(self, form: Form) -> int:
+        """The most tokens that take no more slots or pages at home than those of a form."""
+        tokens, taken = form.num_tokens, self._payload_units(form)
+        while self._payload_units(Form(tokens + 1, form.codec)) == taken:
+            tokens += 1
+        return tokens
+
+    def _payload_units(self, form: Form) -> int:
+        if self.home is not Tier.DISK:
+            return self._slots_for(form)
+        return num_pages(self.codecs[form.codec].num_bytes(form.num_tokens))
+
     def _fits_cache(self, given: int) -> bool:
         return given // self.slot_bytes >= max(map(self._slots_for, self._forms(self.max_block_tokens)))
 

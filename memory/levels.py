@@ -6,18 +6,22 @@ bytes lie, of text or of models.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from vstream.memory.block import Block
+from vstream.memory.block import Block, Form
 from vstream.memory.condense import condense, digest, halve, pool
 from vstream.memory.neighbours import Neighbours, NeighboursInTime
 
 SINK, DETAIL, DIGEST, GIST = -1, 0, 1, 2
 LEVEL_NAMES = {SINK: "sink", DETAIL: "detail", DIGEST: "digest", GIST: "gist"}
 DIGEST_KEEPS = 1 / 3  # of a block's tokens
+
+
+Fill = Callable[[Form], int]
 
 
 class Squeezed(NamedTuple):
@@ -85,12 +89,20 @@ class Spread(Detail):
         return Squeezed(pair[1:] or pair, None)
 
 
+@dataclass(frozen=True)
 class Digest(Level):
-    """A third of a block's tokens: the salient ones, the rest merged into them."""
+    """A third of a block's tokens, and as many more as take no more room: the salient ones, the rest merged into them.
+
+    Attributes:
+        fill: the most tokens that take no more bytes than those of a form.
+    """
+
+    fill: Fill
 
     def take(self, block: Block, block_id: int) -> Block:
         """See `digest`."""
-        return digest(block, block_id=block_id, level=self.number, keep_share=DIGEST_KEEPS)
+        third = Form(math.ceil(block.meta.num_tokens * DIGEST_KEEPS), self.codec)
+        return digest(block, block_id=block_id, level=self.number, keep_tokens=self.fill(third))
 
 
 @dataclass(frozen=True)
@@ -154,6 +166,7 @@ class Room:
         least_bytes: the least that any other level needs: two blocks.
         digest_share, gist_share: parts of the total for those levels.
         gist_vision_tokens: of a condensed block.
+        fill: the most tokens that take no more bytes than those of a form.
         codecs: of detail, digest and gist.
     """
 
@@ -163,6 +176,7 @@ class Room:
     digest_share: float
     gist_share: float
     gist_vision_tokens: int
+    fill: Fill
     codecs: tuple[str, str, str] = ("none", "none", "none")
 
     @property
@@ -184,7 +198,7 @@ def _pyramid(room: Room) -> Levels:
     gist = max(int(cold * room.gist_share / shares), room.least_bytes)
     digest = int(cold) - gist if room.digest_share else 0
     detail, last = Detail(DETAIL, room.total_bytes - digest - gist), Gist(GIST, gist, room.gist_vision_tokens)
-    return (detail, Digest(DIGEST, digest), last) if digest else (detail, last)
+    return (detail, Digest(DIGEST, digest, room.fill), last) if digest else (detail, last)
 
 
 def _recent(room: Room) -> Levels:

@@ -136,6 +136,10 @@ class BlockStore:
         """What a block, stored or not, is charged at home."""
         return self._budgets.charge(block.meta.form, len(block.picture))
 
+    def fill(self, form: Form) -> int:
+        """The most tokens that take no more slots or pages at home than those of a form."""
+        return self._budgets.fill(form)
+
     def payload_bytes(self, form: Form) -> int:
         """Bytes of a block's keys and values, as they are stored."""
         return self.codecs[form.codec].num_bytes(form.num_tokens)

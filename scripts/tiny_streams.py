@@ -28,11 +28,12 @@ HARD = (
     *("where", "which", "texture") * 2, "colour", "first",
 )  # fmt: skip
 """Asked more often than others: hard, or seldom possible."""
-HARD_OF_NEEDLES = (*("when",) * 12, *("order", "change") * 3, "direction", "earlier")
+HARD_OF_NEEDLES = (*("when",) * 10, *("order", "earlier") * 6, *("change", "at") * 3, "direction")
 FARTHEST = 3400  # positions between sink and stream
 CHOICES_SHARE = 0.04
 LAST_START = 24 * 3600 - 4800
 NEEDLE_SECONDS = 3, 6
+FADED_SHARE = 0.6  # of streams with gaps
 
 
 @dataclass
@@ -42,11 +43,24 @@ class Stream:
     Attributes:
         seconds: times of the T frames shown, rising.
         asked: questions with their answers.
+        faded: whether memory has condensed what lies before the recent window.
     """
 
     world: World
     seconds: list[int]
     asked: list[Question] = field(default_factory=list)
+    faded: bool = False
+
+    @property
+    def blocks(self) -> list[list[int]]:
+        """Numbers of the frames of every block before the recent window."""
+        recent = len(self.seconds) - 1
+        while recent and self.seconds[recent - 1] == self.seconds[recent] - 1:
+            recent -= 1
+        grouped: dict[int, list[int]] = {}
+        for number, second in enumerate(self.seconds[:recent]):
+            grouped.setdefault(second // BLOCK, []).append(number)
+        return list(grouped.values())
 
 
 def plain_stream(rng: random.Random, num_frames: int, count: int, dense: float = 0.3) -> Stream:
@@ -84,7 +98,50 @@ def gapped_stream(rng: random.Random, num_frames: int, count: int) -> Stream:
     examiner, now = Examiner(world), start + length - 1
     asked = examiner.ask(now, count - 3, types=(*FOR_NEEDLES, *HARD_OF_NEEDLES), about=needles, choices=CHOICES_SHARE)
     asked += examiner.ask(now, 3, types=("now", "count", "digit"), about=_recent(world, now, window))
-    return Stream(world, seconds, asked)
+    return Stream(world, seconds, asked, faded=rng.random() < FADED_SHARE)
+
+
+def kept_of(stream: Stream, text: int, rng: random.Random) -> dict[int, list[int]]:
+    """Which quarters of which frames are left of the blocks before the recent window, by frame, as memory condenses.
+
+    Of some blocks everything, of most as many tokens as a digest has or as a gist has of four seconds: those that show
+    something, rather where it enters, `text` tokens of time with each frame's first.
+    """
+    kept: dict[int, list[int]] = {}
+    for block in stream.blocks:
+        gains = {
+            (frame, place): rng.uniform(0.5, 1.0) * (0.2 + weight)
+            for frame in block
+            for place, weight in enumerate(_filled(stream.world, stream.seconds[frame]))
+        }
+        whole = len(block) * (text + NUM_PLACES)
+        budget = rng.choice([whole] + [whole * 5 // 12] * 4 + [whole // 3] + [rng.randint(3, 6) for _ in range(4)])
+        _digest(kept, gains, max(budget, 1 + text), text)
+    return kept
+
+
+def _digest(kept: dict[int, list[int]], gains: dict[tuple[int, int], float], budget: int, text: int) -> None:
+    """Takes the quarters of most gain for their price, a frame's first paying for its time, at least one."""
+
+    def price(one: tuple[int, int]) -> int:
+        return 1 if one[0] in kept else 1 + text
+
+    while gains:
+        best = max(gains, key=lambda one: gains[one] / price(one))
+        gain = gains.pop(best)
+        if price(best) <= budget and gain > 0:
+            budget -= price(best)
+            kept.setdefault(best[0], []).append(best[1])
+
+
+def _filled(world: World, second: int) -> list[float]:
+    """How much of each quarter shows something, 1 at most; half as much again of what enters."""
+    filled = [0.0] * NUM_PLACES
+    for one in world.scene_at(second).sightings:
+        shown = one.at(second)
+        for place, weight in enumerate(weights_of(shown) if shown is not None else ()):
+            filled[place] = max(filled[place], min(1.0, weight) * (1.5 if one.start_seconds == second else 1.0))
+    return filled
 
 
 def _changes(examiner: Examiner, now: int) -> list[Question]:
@@ -235,7 +292,7 @@ class Collator:
 
     def row(self, stream: Stream, rng: random.Random, *, jumps: bool) -> tuple[list[int], list[int], list[int], Tensor]:
         """Ids, targets and positions [N] of one stream, and who sees whom [N, N]; `jumps`: positions have gaps."""
-        ids, positions, frame_of, sinks = [self.bos], [0], [-1], list[int]()
+        ids, positions, frame_of, sinks, starts = [self.bos], [0], [-1], list[int](), list[int]()
         at = 1 + (rng.randrange(FARTHEST) if jumps and rng.random() < 0.5 else 0)
         for number, second in enumerate(stream.seconds):
             if jumps and second % BLOCK == 0 and rng.random() < 0.2:
@@ -246,6 +303,7 @@ class Collator:
                 positions.append(at - 1 - rng.randrange(FARTHEST))
                 frame_of.append(number)
             tokens = [*self.ids(clock(second)), *[-1] * NUM_PLACES]
+            starts.append(len(ids))
             ids += tokens
             positions += range(at, at + len(tokens))
             frame_of += [number] * len(tokens)
@@ -260,7 +318,19 @@ class Collator:
             ends.append(len(ids))
         mask = self._mask(length, frame_of, ends, rng, len(stream.seconds))
         own_sinks(mask, sinks, length, rng)
+        if stream.faded:
+            mask[length:, self._gone(stream, starts, rng)] = False
         return ids, targets, positions, mask
+
+    def _gone(self, stream: Stream, starts: Sequence[int], rng: random.Random) -> list[int]:
+        """Numbers of the tokens that memory no longer has; frames start at `starts`."""
+        text = len(self.ids(clock(0)))
+        kept, gone = kept_of(stream, text, rng), list[int]()
+        for frame in (frame for block in stream.blocks for frame in block):
+            places = kept.get(frame, [])
+            gone += [starts[frame] + text + place for place in range(NUM_PLACES) if place not in places]
+            gone += [] if places else range(starts[frame], starts[frame] + text)
+        return gone
 
     def _mask(self, length: int, frame_of: list[int], ends: list[int], rng: random.Random, num_frames: int) -> Tensor:
         """Who sees whom: frames what came before (or only so far back), questions all frames and themselves."""

@@ -48,7 +48,9 @@ def open_store(home=Tier.HOST, **budgets):
 
 def make_pyramid(store, digest_share=0.2, kind=Pyramid, consolidation="pyramid", codecs=("none",) * 3):
     total = store.capacity_bytes - store.bytes_of(2)
-    room = Room(total, total // 3, 0, digest_share, gist_share=0.3, gist_vision_tokens=2, codecs=codecs)
+    room = Room(
+        total, total // 3, 0, digest_share, gist_share=0.3, gist_vision_tokens=2, fill=store.fill, codecs=codecs
+    )
     return kind(store, make_levels(consolidation, room))
 
 
@@ -573,6 +575,6 @@ def test_infinipot_halves_again_before_it_drops():
 
 
 def test_an_unknown_consolidation_is_named():
-    room = Room(1000, 100, 0, 0.0, gist_share=0.1, gist_vision_tokens=2)
+    room = Room(1000, 100, 0, 0.0, gist_share=0.1, gist_vision_tokens=2, fill=lambda form: form.num_tokens)
     with pytest.raises(ValueError, match="unknown consolidation 'melt'; choose one of carrier, infinipot, pmb"):
         make_levels("melt", room)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from blocks import MAX_TOKENS, SHAPE, as_stored, make_block, raw, same_meta
 
-from vstream.memory.block import Block, BlockShape, Tier
+from vstream.memory.block import Block, BlockShape, Form, Tier
 from vstream.memory.codec import CODECS
 from vstream.memory.records import Part, page_key
 from vstream.memory.representatives import RepresentativeTable
@@ -501,3 +501,15 @@ def test_representative_rows_are_used_again_and_growth_keeps_them():
     assert raw(table.rows(ids)) == raw(torch.stack([alive[i] for i in ids], 2))
     with pytest.raises(AssertionError, match="at most 150"):
         table.reserve(11)
+
+
+@pytest.mark.parametrize("home", ["host", "disk"])
+def test_filling_takes_no_more_room(home):
+    budgets = (0, 64 * KIB, 0) if home == "host" else (0, 0, 800 * KIB)
+    with open_store(*budgets, max_block_tokens=8, slot_tokens=4) as store:
+        for codec in store.codecs:
+            for tokens in range(1, 12):
+                full = store.fill(Form(tokens, codec))
+                assert full >= tokens
+                taken = [store._budgets._payload_units(Form(count, codec)) for count in (tokens, full, full + 1)]
+                assert taken[0] == taken[1] < taken[2]

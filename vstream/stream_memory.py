@@ -197,5 +197,6 @@ class StreamMemory(Remembered):
             digest_share=config.digest_share,
             gist_share=config.gist_share,
             gist_vision_tokens=config.gist_vision_tokens,
+            fill=self.store.fill,
             codecs=(config.detail_codec, config.digest_codec, config.gist_codec),
         )
