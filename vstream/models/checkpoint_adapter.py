@@ -95,9 +95,8 @@ class CheckpointAdapter(Adapter):
 
     def question(self, text: str) -> Question:
         """The end of the video, then the rest of the chat template around the question."""
-        before = self._span(self.tokens.marked(self.turn.before_question), TokenKind.MARKER)
-        words = self._span(self.tokens.ids(text), TokenKind.MARKER)
-        after = self._span(self.tokens.marked(self.turn.after_question), TokenKind.MARKER)
+        parts = ((self.turn.before_question, True), (text, False), (self.turn.after_question, True))
+        before, words, after = (self._span(ids, TokenKind.MARKER) for ids in self.tokens.joined(parts))
         return question_of(join_spans([self._end_of_video(), before]), words, after)
 
     def text(self, token_ids: Sequence[int]) -> str:
