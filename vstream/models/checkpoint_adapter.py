@@ -69,7 +69,7 @@ class CheckpointAdapter(Adapter):
         self.pictures = PictureSpec.from_config(checkpoint.picture_config())
         self.tokens_per_frame = self._count_tokens(config)
         self.tokens = Tokens(load_tokenizer(checkpoint.folder))
-        self.turn = self._read_turn(checkpoint, config.video_token_id)
+        self.turn = self._read_turn(checkpoint, config)
         self.model = load_model(model_class, checkpoint.folder, device=device, dtype=dtype)
         self.decoder, self.head = self.model.get_decoder(), self.model.get_output_embeddings()
         check_rotary(self.decoder, self.name)
@@ -123,14 +123,25 @@ class CheckpointAdapter(Adapter):
     def _span(self, ids: list[int], kind: TokenKind) -> TokenSpan:
         return plain_span(self.embed(torch.tensor(ids, dtype=torch.long)), kind)
 
-    def _read_turn(self, checkpoint: Checkpoint, video_token_id: int) -> Turn:
-        tokenizer = self.tokens.tokenizer
+    def _read_turn(self, checkpoint: Checkpoint, config: Any) -> Turn:
+        """The template cut at a video; at an image, where it knows of images alone."""
+        placeholders = {shown: self._placeholder(config, shown) for shown in ("video", "image")}
         with readable("chat template", checkpoint.folder):
-            rendered = render_turn(tokenizer, checkpoint.chat_template())
-        placeholder = tokenizer.convert_ids_to_tokens(video_token_id)
-        if placeholder is None:
-            raise ValueError(f"the tokenizer of {self.name!r} has no token {video_token_id}, which stands for videos")
-        return cut_turn(rendered, placeholder)
+            template = checkpoint.chat_template()
+            rendered = {shown: render_turn(self.tokens.tokenizer, template, shown) for shown in placeholders}
+        known = [shown for shown, text in rendered.items() if placeholders[shown] in text]
+        shown = known[0] if known else "video"
+        return cut_turn(rendered[shown], placeholders[shown])
+
+    def _placeholder(self, config: Any, shown: str) -> str:
+        """What stands for a video or an image in the template: its token, or `<video>` where that is no token."""
+        token_id = getattr(config, f"{shown}_token_id", None)
+        token: str | None = f"<{shown}>"
+        if token_id is not None:
+            token = self.tokens.tokenizer.convert_ids_to_tokens(token_id)
+        if token is None:
+            raise ValueError(f"the tokenizer of {self.name!r} has no token {token_id}, which stands for {shown}s")
+        return token
 
     def _set_sizes(self) -> None:
         if not len(self.sink()):
