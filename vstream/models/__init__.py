@@ -71,6 +71,8 @@ _MODELS = {
 
 _FAMILIES = {  # by `model_type` in config.json; a module has load(checkpoint, *, device, dtype, seed) -> Adapter
     "llava_onevision": "vstream.models.llava_onevision",
+    "smolvlm": "vstream.models.smolvlm",  # SmolVLM2
+    "idefics3": "vstream.models.idefics3",  # SmolVLM, too
 }
 
 

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
-
-from vstream.models.spans import timestamp
 
 MAX_MINUTES = 9999  # a week
 
@@ -91,12 +89,11 @@ class Tokens:
         return encoded
 
 
-def timestamp_tokens(tokens: Tokens) -> tuple[int, int]:
-    """The fewest and the most tokens that a time up to 9999:59 and the newline behind its frame take.
+def timestamp_tokens(tokens: Tokens, time_text: Callable[[float], str]) -> tuple[int, int]:
+    """The fewest and the most tokens that a time up to 9999:59 takes, as `time_text` says it of seconds.
 
     Minutes and seconds are counted apart, which is exact where a tokenizer cuts at the colon, as they all do.
     """
-    minutes = tokens.counts([timestamp(60.0 * minute) for minute in range(MAX_MINUTES + 1)])
-    seconds = tokens.counts([timestamp(float(second)) for second in range(60)])
-    shared = len(tokens.ids("\n")) - seconds[0]
-    return min(minutes) + min(seconds) + shared, max(minutes) + max(seconds) + shared
+    minutes = tokens.counts([time_text(60.0 * minute) for minute in range(MAX_MINUTES + 1)])
+    seconds = tokens.counts([time_text(float(second)) for second in range(60)])
+    return min(minutes) + min(seconds) - seconds[0], max(minutes) + max(seconds) - seconds[0]
