@@ -16,7 +16,7 @@ from streams import QUESTION
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from vstream.models.chat import render_turn
+from vstream.models.chat import SENTINEL, render_turn
 from vstream.models.checkpoint import Checkpoint
 from vstream.models.pictures import PictureSpec, prepare
 from vstream.types import Frame
@@ -50,11 +50,18 @@ class Stock:
         found: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return found
 
+    def rendered(self) -> str:
+        """The chat template around QUESTION."""
+        template = Checkpoint(self.folder, "stock").chat_template()
+        return render_turn(self.tokenizer, template).replace(SENTINEL, QUESTION)
+
+    def text_ids(self, placeholder: str, shown: str) -> Tensor:
+        """[1, N] ids of the chat template around QUESTION, with the text `shown` where it has the placeholder."""
+        return torch.tensor([self.ids(self.rendered().replace(placeholder, shown))])
+
     def conversation(self, shown: Sequence[int], placeholder: str) -> Tensor:
         """[1, N] ids of the chat template around QUESTION, with the ids `shown` where it has the placeholder."""
-        rendered = render_turn(self.tokenizer, Checkpoint(self.folder, "stock").chat_template())
-        before, _, after = rendered.partition(placeholder)
-        after = after.replace("thequestiongoeshere", QUESTION)
+        before, _, after = self.rendered().partition(placeholder)
         return torch.tensor([[*self.ids(before), *shown, *self.ids(after)]])
 
     def pixels(self, frames: Sequence[Frame]) -> Tensor:
@@ -79,6 +86,13 @@ def llava_onevision(stock: Stock, frames: Sequence[Frame]) -> Inputs:
     return {"input_ids": ids, "pixel_values_videos": stock.pixels(frames)[None]}
 
 
+def internvl(stock: Stock, frames: Sequence[Frame]) -> Inputs:
+    """The processor's own text for a video, with the time where it has the frame's number."""
+    shown = "\n".join(f"Frame {clock(frame)}: <img>{'<IMG_CONTEXT>' * 4}</img>" for frame in frames)
+    return {"input_ids": stock.text_ids("<video>", shown), "pixel_values": stock.pixels(frames)}
+
+
 INPUTS: dict[str, Callable[[Stock, Sequence[Frame]], Inputs]] = {
     "llava_onevision": llava_onevision,
+    "internvl": internvl,
 }

@@ -73,6 +73,7 @@ _FAMILIES = {  # by `model_type` in config.json; a module has load(checkpoint, *
     "llava_onevision": "vstream.models.llava_onevision",
     "smolvlm": "vstream.models.smolvlm",  # SmolVLM2
     "idefics3": "vstream.models.idefics3",  # SmolVLM, too
+    "internvl": "vstream.models.internvl",
 }
 
 
