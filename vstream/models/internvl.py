@@ -1,8 +1,8 @@
-"""InternVLAdapter: stock InternVL checkpoints of transformers' own class, each frame one picture behind `Frame [m:ss]: `.
+"""InternVLAdapter: stock InternVL checkpoints of transformers' own class, a picture a frame behind `Frame [m:ss]: `.
 
 The family's text before a video's picture is `Frame1: `, with the frame's number. Of a stream the number says nothing,
-so the time stands in its place, in the form that all our families have; the word, the colon and the marks around the
-picture stay as the model knows them. This module knows nothing of memory or sessions, or of where checkpoints come from.
+so the time stands in its place, in the form that our families have it; the word, the colon and the marks around the
+picture stay as the model knows them. This module knows nothing of memory or sessions, or of where checkpoints are.
 """
 
 from __future__ import annotations
