@@ -86,8 +86,8 @@ class CheckpointAdapter(Adapter):
         """P, from the model's configuration and `pictures`; `ValueError` where they do not belong together."""
 
     def _end_of_video(self) -> TokenSpan:
-        """What comes once behind all frames."""
-        return self._marker(self.video_marks[1])
+        """What the model itself puts once behind all frames; nothing unless the family does."""
+        return self._marker("")
 
     def time_text(self, seconds: float) -> str:
         """A frame's time as the model reads it: `[m:ss]`, unless the family has a form of its own."""
@@ -104,9 +104,9 @@ class CheckpointAdapter(Adapter):
 
     def question(self, text: str) -> Question:
         """The end of the video, then the rest of the chat template around the question."""
-        before = self._marker(self.turn.before_question)
-        words = self._span(self.tokens.ids(text), TokenKind.MARKER)
-        after = self._marker(self.turn.after_question)
+        before_question = self.video_marks[1] + self.turn.before_question
+        parts = ((before_question, True), (text, False), (self.turn.after_question, True))
+        before, words, after = (self._span(ids, TokenKind.MARKER) for ids in self.tokens.joined(parts))
         return question_of(join_spans([self._end_of_video(), before]), words, after)
 
     def text(self, token_ids: Sequence[int]) -> str:

@@ -5,8 +5,10 @@ It knows nothing of embeddings, templates or models.
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 MAX_MINUTES = 9999  # a week
@@ -30,6 +32,40 @@ class Tokens:
     def marked(self, text: str) -> list[int]:
         """Token ids of a template's own text, where special tokens are meant."""
         return self._encode([text], special=True)[0]
+
+    def joined(self, parts: Sequence[tuple[str, bool]]) -> list[list[int]]:
+        """Token ids, by part, of texts that stand one behind the other and are cut into tokens as one text.
+
+        A token that lies across a border belongs to the part in which it ends.
+
+        Args:
+            parts: a text, and whether it is a template's, in which special tokens are meant.
+        """
+        ids: list[list[int]] = [[] for _ in parts]
+        for special, group in groupby(self._pieces(parts), key=lambda piece: piece[2]):
+            pieces = [(part, text) for part, text, _ in group]
+            for part, token in [(part, self.special(text)) for part, text in pieces] if special else self._run(pieces):
+                ids[part].append(token)
+        return ids
+
+    def _pieces(self, parts: Sequence[tuple[str, bool]]) -> Iterator[tuple[int, str, bool]]:
+        """Part, text, and whether it is a special token, in order."""
+        names = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
+        special = re.compile("(" + "|".join(map(re.escape, sorted(names, key=len, reverse=True))) + ")")
+        for part, (text, template) in enumerate(parts):
+            for piece in filter(None, special.split(text) if template and names else [text]):
+                yield part, piece, template and piece in names
+
+    def _run(self, pieces: Sequence[tuple[int, str]]) -> Iterator[tuple[int, int]]:
+        """Part and token id of plain text that is cut as one."""
+        with self._lock:
+            found = self.tokenizer(
+                "".join(text for _, text in pieces), add_special_tokens=False, split_special_tokens=True,
+                return_offsets_mapping=True,
+            )  # fmt: skip
+        part_of = [part for part, text in pieces for _ in text]  # by character
+        for token, (_, stop) in zip(found["input_ids"], found["offset_mapping"], strict=True):
+            yield part_of[max(0, stop - 1)], token
 
     def counts(self, texts: Sequence[str]) -> list[int]:
         """How many tokens each plain text takes."""

@@ -1,0 +1,117 @@
+"""What each family's stock model is given for a conversation about a stream: the reference of `test_family.py`.
+
+A family's function tells the text and the pixels alone. Where features go, and which position each token has, the stock
+forward works out for itself. Texts are cut as whole texts; nothing here asks our adapters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from streams import QUESTION
+from torch import Tensor
+from transformers import AutoTokenizer
+from transformers.models.smolvlm.processing_smolvlm import (
+    DEFAULT_MEDIA_OUTTRO,
+    FRAME_TIMESTAMP_MESSAGE,
+    get_image_prompt_string,
+)
+
+from vstream.models.chat import render_turn
+from vstream.models.checkpoint import Checkpoint
+from vstream.models.pictures import PictureSpec, prepare
+from vstream.types import Frame
+
+Inputs = dict[str, Any]
+"""Keywords of the stock forward: `input_ids` [1, N] and what the family takes beside them."""
+
+
+@dataclass(frozen=True)
+class Stock:
+    """A checkpoint as transformers has it.
+
+    Attributes:
+        folder: where it is.
+        model: the stock model.
+        tokenizer: its tokenizer.
+    """
+
+    folder: Path
+    model: Any
+    tokenizer: Any
+
+    @classmethod
+    def load(cls, folder: Path, dtype: torch.dtype) -> Stock:
+        from transformers import AutoModelForImageTextToText
+
+        model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa").eval()
+        return cls(folder, model, AutoTokenizer.from_pretrained(folder))
+
+    def ids(self, text: str) -> list[int]:
+        found: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return found
+
+    def conversation(self, shown: Sequence[int], placeholder: str) -> Tensor:
+        """[1, N] ids of the chat template around QUESTION, with the ids `shown` where it has the placeholder."""
+        before, after = self._around(placeholder)
+        return torch.tensor([[*self.ids(before), *shown, *self.ids(after)]])
+
+    def whole(self, placeholder: str, shown: str) -> Tensor:
+        """[1, N] ids of the chat template around QUESTION with a text in it, cut into tokens as one."""
+        before, after = self._around(placeholder)
+        return torch.tensor([self.ids(before + shown + after)])
+
+    def _around(self, placeholder: str) -> tuple[str, str]:
+        """The chat template before and behind the placeholder, `<video>` or `<image>`."""
+        template = Checkpoint(self.folder, "stock").chat_template()
+        rendered = render_turn(self.tokenizer, template, placeholder.strip("<>"))
+        before, _, after = rendered.partition(placeholder)
+        return before, after.replace("thequestiongoeshere", QUESTION)
+
+    def pixels(self, frames: Sequence[Frame]) -> Tensor:
+        """[T, 3, H, W] of pictures brought to one size; `test_pictures_are_prepared_...` compares them with PIL's."""
+        spec = PictureSpec.from_config(Checkpoint(self.folder, "stock").picture_config())
+        return prepare(frames, spec).to(self.model.dtype)
+
+
+def clock(frame: Frame, form: str = "[{}:{:02}]") -> str:
+    return form.format(*divmod(int(frame.pts_seconds), 60))
+
+
+def llava_onevision(stock: Stock, frames: Sequence[Frame]) -> Inputs:
+    """`[m:ss]` and a newline around each frame.
+
+    The stock forward puts the tokens of a whole video, of which the last is its newline, where `<video>` stands, in
+    order. So one `<video>` a token between the times, and one more before the question, is our layout.
+    """
+    video, per_frame = stock.model.config.video_token_id, 4
+    shown = [token for frame in frames for token in (*stock.ids(clock(frame)), *[video] * per_frame, *stock.ids("\n"))]
+    ids = stock.conversation([*shown, video], "<video>")
+    return {"input_ids": ids, "pixel_values_videos": stock.pixels(frames)[None]}
+
+
+def smolvlm(stock: Stock, frames: Sequence[Frame], placeholder: str = "<video>") -> Inputs:
+    """All text as one, with transformers' own words and marks around frames."""
+    picture = get_image_prompt_string(0, 0, 4, "<fake_token_around_image>", "<image>", "<global-img>")
+    times = (FRAME_TIMESTAMP_MESSAGE.format(timestamp=clock(frame, "{:02}:{:02}")) for frame in frames)
+    video = "You are provided the following series of frames from a video.\n" + "".join(
+        time + picture for time in times
+    )
+    ids = stock.whole(placeholder, video + DEFAULT_MEDIA_OUTTRO)
+    return {"input_ids": ids, "pixel_values": stock.pixels(frames)[None]}
+
+
+def idefics3(stock: Stock, frames: Sequence[Frame]) -> Inputs:
+    """As SmolVLM2; the template has an image where the frames go."""
+    return smolvlm(stock, frames, "<image>")
+
+
+INPUTS: dict[str, Callable[[Stock, Sequence[Frame]], Inputs]] = {
+    "llava_onevision": llava_onevision,
+    "smolvlm": smolvlm,
+    "idefics3": idefics3,
+}
