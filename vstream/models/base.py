@@ -51,8 +51,8 @@ class Adapter(ABC):
         eos_ids: token ids that end an answer.
         image_side: longest side, in pixels, that pictures should be brought to while decoding.
         max_positions: trained length; no position shown to the model reaches it.
-        min_frame_tokens, max_frame_tokens: the fewest tokens of a clip's first group of frames, and the most of any, the
-            text around it included.
+        min_frame_tokens, max_frame_tokens: the fewest tokens of a clip's first group of frames, and the most of any,
+            the text around it included.
         group_frames: so many consecutive frames become P tokens together; a clip's last group may have fewer.
         settings: of `Config`, those that suit the model better than the general defaults.
         num_axes: rotary axes A.
