@@ -55,7 +55,7 @@ def stock_prompt(adapter: QwenVlAdapter, frames: list[Frame]) -> dict[str, Tenso
     ids = list(adapter.tokens.marked(adapter.turn.before_video))
     for group in groups:
         mean = (group[0].pts_seconds + group[-1].pts_seconds) / 2
-        ids += adapter.tokens.ids(adapter._time_text(mean))
+        ids += adapter.tokens.ids(adapter.time_text(mean))
         ids += adapter.tokens.marked(f"<|vision_start|>{'<|video_pad|>' * rows * columns}<|vision_end|>")
     ids += adapter.tokens.marked(adapter.turn.before_question) + adapter.tokens.ids(QUESTION)
     ids += adapter.tokens.marked(adapter.turn.after_question)
