@@ -71,6 +71,9 @@ _MODELS = {
 
 _FAMILIES = {  # by `model_type` in config.json; a module has load(checkpoint, *, device, dtype, seed) -> Adapter
     "llava_onevision": "vstream.models.llava_onevision",
+    "qwen2_vl": "vstream.models.qwen2_vl",
+    "qwen2_5_vl": "vstream.models.qwen2_5_vl",
+    "qwen3_vl": "vstream.models.qwen3_vl",
     "smolvlm": "vstream.models.smolvlm",  # SmolVLM2
     "idefics3": "vstream.models.idefics3",  # SmolVLM, too
 }
