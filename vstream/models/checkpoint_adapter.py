@@ -6,10 +6,11 @@ memory or sessions, or of where checkpoints come from.
 
 from __future__ import annotations
 
+import importlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,7 +20,9 @@ from vstream.models.base import Adapter, Question
 from vstream.models.chat import Turn, cut_turn, render_turn
 from vstream.models.checkpoint import Checkpoint
 from vstream.models.exact import check_config, check_moving, check_rotary
+from vstream.models.families import family_of
 from vstream.models.loading import end_tokens, load_model, load_tokenizer, readable
+from vstream.models.options import LoadOptions
 from vstream.models.pictures import PictureSpec
 from vstream.models.sizes import roomy_settings
 from vstream.models.spans import join_spans, plain_span, question_of, timestamped
@@ -36,26 +39,30 @@ class CheckpointAdapter(Adapter):
         tokens: the checkpoint's tokenizer.
         turn: its chat template, cut.
         tokens_per_frame: visual tokens P of a frame.
+        options: how it was loaded.
+        takes_max_pixels: whether the family reads `options.max_pixels`.
         prompt_version: of the family; rises when any text or picture step changes, so that memories made with another
             one are refused.
     """
 
     prompt_version: int
+    takes_max_pixels: ClassVar[bool] = False
 
-    def __init__(
-        self, checkpoint: Checkpoint, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, options: LoadOptions | None = None, **single: Any) -> None:
         """Loads a checkpoint; what its small files tell is checked before its weights are read.
 
         Args:
             checkpoint: the folder, whole.
-            device: where it computes.
-            dtype: None for the checkpoint's own on a GPU, float32 on a CPU.
+            options: how; or give single ones by name (`device`, `dtype`, ...), the device is "cpu" then unless given.
 
         Raises:
-            ValueError: for a checkpoint that cannot be served exactly, or is not whole.
+            ValueError: for a checkpoint that cannot be served exactly, or is not whole, and for options that it cannot
+                follow.
         """
         super().__init__()
+        self.options = LoadOptions.of(options, single if options else {"device": "cpu", **single})
+        self._family = family_of(checkpoint)
+        self._check_options(checkpoint)
         self.name = checkpoint.name
         checkpoint.check_parts("text_config", "vision_config")
         model_class = self._model_class()
@@ -64,18 +71,18 @@ class CheckpointAdapter(Adapter):
         check_config(config.get_text_config(), self.name)
         self.pictures = PictureSpec.from_config(checkpoint.picture_config())
         self.tokens_per_frame = self._count_tokens(config)
-        self.tokens = Tokens(load_tokenizer(checkpoint.folder))
+        self.tokens = Tokens(load_tokenizer(checkpoint.folder, trust_remote_code=self.options.trust_remote_code))
         self.turn = self._read_turn(checkpoint, config.video_token_id)
-        self.model = load_model(model_class, checkpoint.folder, device=device, dtype=dtype)
+        self.model = load_model(model_class, checkpoint, self.options)
         self.decoder, self.head = self.model.get_decoder(), self.model.get_output_embeddings()
         check_rotary(self.decoder, self.name)
         self._set_sizes()
-        self.fingerprint = checkpoint.fingerprint(self.prompt_version, self.dtype)
+        self.fingerprint = checkpoint.fingerprint(self.prompt_version, self.dtype, *self.options.changes())
         check_moving(self)
 
-    @abstractmethod
     def _model_class(self) -> Any:
-        """transformers' class for the checkpoint."""
+        """transformers' class for the checkpoint: the one that the registry names."""
+        return getattr(importlib.import_module("transformers"), self._family.class_name)
 
     @abstractmethod
     def _count_tokens(self, config: Any) -> int:
@@ -103,6 +110,13 @@ class CheckpointAdapter(Adapter):
     def text(self, token_ids: Sequence[int]) -> str:
         """The text of generated token ids."""
         return self.tokens.text(token_ids)
+
+    def _check_options(self, checkpoint: Checkpoint) -> None:
+        if self.options.max_pixels is not None and not self.takes_max_pixels:
+            raise ValueError(
+                f"max_pixels is an option of families whose frames keep their shape, but {checkpoint.name!r} is of "
+                f"type {self._family.model_type!r}, whose frames have one size; leave it out"
+            )
 
     def _span(self, ids: list[int], kind: TokenKind) -> TokenSpan:
         return plain_span(self.embed(torch.tensor(ids, dtype=torch.long)), kind)
