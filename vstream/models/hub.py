@@ -107,9 +107,7 @@ def _refuse(repository: str, options: LoadOptions, error: OSError) -> NoReturn:
     if isinstance(error, errors.GatedRepoError):
         sentence = f"{repository!r} is gated: accept its terms on the hub, log in with `hf auth login`, and try again"
     elif isinstance(error, errors.RepositoryNotFoundError):
-        sentence = (
-            f"the hub has no repository {repository!r}, or it is private: check it, or log in with `hf auth login`"
-        )
+        sentence = f"the hub has no repository {repository!r}, or it is private: check the name or `hf auth login`"
     elif isinstance(error, errors.RevisionNotFoundError):
         sentence = f"{repository!r} has no revision {options.revision or 'main'!r}; give a branch, tag or commit it has"
     else:

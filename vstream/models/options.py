@@ -71,10 +71,9 @@ class LoadOptions:
         if unknown := sorted(single.keys() - set(names)):
             raise ValueError(f"there is no loading option {unknown[0]!r}; there are {', '.join(names)}")
         given = {name: value for name, value in single.items() if value is not None}
-        plain: dict[str, Any] = {
-            name: str(given[name]).removeprefix("torch.") for name in ("device", "dtype") if name in given
-        }
-        return cls(**{**given, **plain})
+        for name in given.keys() & {"device", "dtype"}:
+            given[name] = str(given[name]).removeprefix("torch.")
+        return cls(**given)
 
     def check_plain(self, model: str) -> None:
         """Raises `ValueError` for an option that a model without a checkpoint cannot follow."""
