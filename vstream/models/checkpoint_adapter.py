@@ -7,8 +7,7 @@ memory or sessions, or of where checkpoints come from.
 from __future__ import annotations
 
 import importlib
-from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -31,14 +30,14 @@ from vstream.types import Frame, TokenSpan
 
 
 class CheckpointAdapter(Adapter):
-    """A stock model with one rotary axis, asked through its checkpoint's own chat template.
+    """A stock model, asked through its checkpoint's own chat template.
 
     Attributes:
         model: the stock model.
-        pictures: how a picture is prepared.
+        pictures: how a picture is prepared, where all have one size.
         tokens: the checkpoint's tokenizer.
         turn: its chat template, cut.
-        tokens_per_frame: visual tokens P of a frame.
+        tokens_per_frame: visual tokens P of a frame, where all have the same.
         options: how it was loaded.
         takes_max_pixels: whether the family reads `options.max_pixels`.
         prompt_version: of the family; rises when any text or picture step changes, so that memories made with another
@@ -47,6 +46,7 @@ class CheckpointAdapter(Adapter):
 
     prompt_version: int
     takes_max_pixels: ClassVar[bool] = False
+    parts: tuple[str, ...] = ("text_config", "vision_config")
 
     def __init__(self, checkpoint: Checkpoint, options: LoadOptions | None = None, **single: Any) -> None:
         """Loads a checkpoint; what its small files tell is checked before its weights are read.
@@ -64,13 +64,12 @@ class CheckpointAdapter(Adapter):
         self._family = family_of(checkpoint)
         self._check_options(checkpoint)
         self.name = checkpoint.name
-        checkpoint.check_parts("text_config", "vision_config")
+        checkpoint.check_parts(*self.parts)
         model_class = self._model_class()
         with readable("configuration", checkpoint.folder):
             config = model_class.config_class.from_pretrained(checkpoint.folder, local_files_only=True)
         check_config(config.get_text_config(), self.name)
-        self.pictures = PictureSpec.from_config(checkpoint.picture_config())
-        self.tokens_per_frame = self._count_tokens(config)
+        self._read_pictures(checkpoint.picture_config(), config)
         self.tokens = Tokens(load_tokenizer(checkpoint.folder, trust_remote_code=self.options.trust_remote_code))
         self.turn = self._read_turn(checkpoint, config.video_token_id)
         self.model = load_model(model_class, checkpoint, self.options)
@@ -84,9 +83,27 @@ class CheckpointAdapter(Adapter):
         """transformers' class for the checkpoint: the one that the registry names."""
         return getattr(importlib.import_module("transformers"), self._family.class_name)
 
-    @abstractmethod
+    def _read_pictures(self, settings: Mapping[str, Any], config: Any) -> None:
+        """How pictures are prepared, by the processor's settings and the model's configuration.
+
+        Raises:
+            ValueError: where they do not belong together.
+        """
+        self.pictures = PictureSpec.from_config(settings)
+        self.tokens_per_frame = self._count_tokens(config)
+
     def _count_tokens(self, config: Any) -> int:
         """P, from the model's configuration and `pictures`; `ValueError` where they do not belong together."""
+        raise NotImplementedError("a family whose pictures have one size counts its tokens")
+
+    def _frame_tokens(self) -> tuple[int, int]:
+        """The fewest and the most tokens of a group of frames, with the text around them."""
+        fewest, most = timestamp_tokens(self.tokens)
+        return fewest + self.tokens_per_frame, most + self.tokens_per_frame
+
+    def _image_side(self) -> int:
+        """Longest side of a picture that is worth decoding: even the short side is seldom enlarged."""
+        return 2 * max(self.pictures.height, self.pictures.width)
 
     def _end_of_video(self) -> TokenSpan:
         """What the model itself puts once behind all frames; nothing unless the family does."""
@@ -119,7 +136,7 @@ class CheckpointAdapter(Adapter):
             )
 
     def _span(self, ids: list[int], kind: TokenKind) -> TokenSpan:
-        return plain_span(self.embed(torch.tensor(ids, dtype=torch.long)), kind)
+        return plain_span(self.embed(torch.tensor(ids, dtype=torch.long)), kind, self.num_axes)
 
     def _read_turn(self, checkpoint: Checkpoint, video_token_id: int) -> Turn:
         tokenizer = self.tokens.tokenizer
@@ -133,10 +150,8 @@ class CheckpointAdapter(Adapter):
     def _set_sizes(self) -> None:
         if not len(self.sink()):
             raise ValueError(f"the chat template of {self.name!r} must begin with some text, but the video comes first")
-        fewest, most = timestamp_tokens(self.tokens)
-        self.min_frame_tokens = fewest + self.tokens_per_frame
-        self.max_frame_tokens = most + self.tokens_per_frame
+        self.min_frame_tokens, self.max_frame_tokens = self._frame_tokens()
         self.max_positions = int(self.config.max_position_embeddings)
-        self.image_side = 2 * max(self.pictures.height, self.pictures.width)  # even the short side is seldom enlarged
+        self.image_side = self._image_side()
         self.eos_ids = end_tokens(self.model, self.tokens.tokenizer)
         self.settings = MappingProxyType(roomy_settings(self))

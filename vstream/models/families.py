@@ -41,6 +41,10 @@ class Family:
 FAMILIES = (
     Family("llava_onevision", "LlavaOnevisionForConditionalGeneration", "llava-hf/llava-onevision-qwen2-7b-ov-hf",
            "llava_onevision:LlavaOnevisionAdapter"),
+    Family("qwen2_vl", "Qwen2VLForConditionalGeneration", "Qwen/Qwen2-VL-7B-Instruct", "qwen2_vl:QwenVlAdapter"),
+    Family("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", "Qwen/Qwen2.5-VL-7B-Instruct",
+           "qwen2_5_vl:Qwen25VlAdapter"),
+    Family("qwen3_vl", "Qwen3VLForConditionalGeneration", "Qwen/Qwen3-VL-8B-Instruct", "qwen3_vl:Qwen3VlAdapter"),
 )  # fmt: skip
 
 

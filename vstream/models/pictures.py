@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from vstream.types import Frame
 
-_MAX_SIDE = 4096
+MAX_SIDE = 4096
 _MODES = {2: "bilinear", 3: "bicubic"}  # by PIL's number
 
 
@@ -41,8 +41,8 @@ class PictureSpec:
 
     def __post_init__(self) -> None:
         sizes, numbers = (self.height, self.width), (self.scale, *self.mean, *self.std)
-        if not all(isinstance(size, int) and 1 <= size <= _MAX_SIDE for size in sizes):
-            raise ValueError(f"the processor must bring pictures to 1 to {_MAX_SIDE} pixels, got {sizes}")
+        if not all(isinstance(size, int) and 1 <= size <= MAX_SIDE for size in sizes):
+            raise ValueError(f"the processor must bring pictures to 1 to {MAX_SIDE} pixels, got {sizes}")
         if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers) or 0 in self.std:
             raise ValueError(f"the processor's scale, mean and std must be numbers, std not 0, got {numbers}")
 
