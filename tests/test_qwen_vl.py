@@ -85,7 +85,13 @@ def test_streaming_equals_the_stock_forward(folders: dict[str, Path], family: st
     streamed = adapter.head(torch.cat(adapter.hidden))
     answered = answer_logits(session)
     stock = stock_logits(adapter, frames)
-    print(family, dtype, difference(streamed, stock[: len(streamed)]), difference(answered, stock[len(streamed) :]), stock.std())
+    print(
+        family,
+        dtype,
+        difference(streamed, stock[: len(streamed)]),
+        difference(answered, stock[len(streamed) :]),
+        stock.std(),
+    )
     assert len(stock) == len(streamed) + len(answered)
     assert difference(streamed, stock[: len(streamed)]) < TOLERANCE[dtype]
     assert difference(answered, stock[len(streamed) :]) < TOLERANCE[dtype]
