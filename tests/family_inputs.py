@@ -21,7 +21,7 @@ from transformers.models.smolvlm.processing_smolvlm import (
     get_image_prompt_string,
 )
 
-from vstream.models.chat import render_turn
+from vstream.models.chat import SENTINEL, render_turn
 from vstream.models.checkpoint import Checkpoint
 from vstream.models.pictures import PictureSpec, prepare
 from vstream.types import Frame
@@ -55,22 +55,19 @@ class Stock:
         found: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return found
 
+    def rendered(self, kind: str = "video") -> str:
+        """The chat template around QUESTION, with a video or an image."""
+        template = Checkpoint(self.folder, "stock").chat_template()
+        return render_turn(self.tokenizer, template, kind).replace(SENTINEL, QUESTION)
+
+    def text_ids(self, placeholder: str, shown: str, kind: str = "video") -> Tensor:
+        """[1, N] ids of the chat template around QUESTION, with the text `shown` where it has the placeholder."""
+        return torch.tensor([self.ids(self.rendered(kind).replace(placeholder, shown))])
+
     def conversation(self, shown: Sequence[int], placeholder: str) -> Tensor:
         """[1, N] ids of the chat template around QUESTION, with the ids `shown` where it has the placeholder."""
-        before, after = self._around(placeholder)
+        before, _, after = self.rendered().partition(placeholder)
         return torch.tensor([[*self.ids(before), *shown, *self.ids(after)]])
-
-    def whole(self, placeholder: str, shown: str) -> Tensor:
-        """[1, N] ids of the chat template around QUESTION with a text in it, cut into tokens as one."""
-        before, after = self._around(placeholder)
-        return torch.tensor([self.ids(before + shown + after)])
-
-    def _around(self, placeholder: str) -> tuple[str, str]:
-        """The chat template before and behind the placeholder, `<video>` or `<image>`."""
-        template = Checkpoint(self.folder, "stock").chat_template()
-        rendered = render_turn(self.tokenizer, template, placeholder.strip("<>"))
-        before, _, after = rendered.partition(placeholder)
-        return before, after.replace("thequestiongoeshere", QUESTION)
 
     def pixels(self, frames: Sequence[Frame]) -> Tensor:
         """[T, 3, H, W] of pictures brought to one size; `test_pictures_are_prepared_...` compares them with PIL's."""
@@ -94,24 +91,29 @@ def llava_onevision(stock: Stock, frames: Sequence[Frame]) -> Inputs:
     return {"input_ids": ids, "pixel_values_videos": stock.pixels(frames)[None]}
 
 
-def smolvlm(stock: Stock, frames: Sequence[Frame], placeholder: str = "<video>") -> Inputs:
-    """All text as one, with transformers' own words and marks around frames."""
+def smolvlm(stock: Stock, frames: Sequence[Frame], kind: str = "video") -> Inputs:
+    """Transformers' own words and marks around frames, all in one picture without tiles."""
     picture = get_image_prompt_string(0, 0, 4, "<fake_token_around_image>", "<image>", "<global-img>")
     times = (FRAME_TIMESTAMP_MESSAGE.format(timestamp=clock(frame, "{:02}:{:02}")) for frame in frames)
-    video = "You are provided the following series of frames from a video.\n" + "".join(
-        time + picture for time in times
-    )
-    ids = stock.whole(placeholder, video + DEFAULT_MEDIA_OUTTRO)
-    return {"input_ids": ids, "pixel_values": stock.pixels(frames)[None]}
+    shown = "You are provided the following series of frames from a video.\n"
+    shown += "".join(time + picture for time in times) + DEFAULT_MEDIA_OUTTRO
+    return {"input_ids": stock.text_ids(f"<{kind}>", shown, kind), "pixel_values": stock.pixels(frames)[None]}
 
 
 def idefics3(stock: Stock, frames: Sequence[Frame]) -> Inputs:
     """As SmolVLM2; the template has an image where the frames go."""
-    return smolvlm(stock, frames, "<image>")
+    return smolvlm(stock, frames, "image")
+
+
+def internvl(stock: Stock, frames: Sequence[Frame]) -> Inputs:
+    """The processor's own text for a video, with the time where it has the frame's number."""
+    shown = "\n".join(f"Frame {clock(frame)}: <img>{'<IMG_CONTEXT>' * 4}</img>" for frame in frames)
+    return {"input_ids": stock.text_ids("<video>", shown), "pixel_values": stock.pixels(frames)}
 
 
 INPUTS: dict[str, Callable[[Stock, Sequence[Frame]], Inputs]] = {
     "llava_onevision": llava_onevision,
     "smolvlm": smolvlm,
     "idefics3": idefics3,
+    "internvl": internvl,
 }

@@ -109,7 +109,7 @@ class CheckpointAdapter(Adapter):
         return 2 * max(self.pictures.height, self.pictures.width)
 
     def _end_of_video(self) -> TokenSpan:
-        """What the model itself puts once behind all frames; nothing unless the family does."""
+        """What the model itself, not its text, puts once behind all frames; nothing unless the family does."""
         return self._marker("")
 
     def time_text(self, seconds: float) -> str:
