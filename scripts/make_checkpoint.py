@@ -29,6 +29,9 @@ from vstream.models.loading import quiet_transformers
 
 FAMILIES = {  # by `model_type`; a module has recipe() -> Recipe
     "llava_onevision": "recipes.llava_onevision",
+    "qwen2_vl": "recipes.qwen2_vl",
+    "qwen2_5_vl": "recipes.qwen2_5_vl",
+    "qwen3_vl": "recipes.qwen3_vl",
     "smolvlm": "recipes.smolvlm",
     "idefics3": "recipes.idefics3",
     "internvl": "recipes.internvl",

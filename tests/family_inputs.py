@@ -15,6 +15,11 @@ import torch
 from streams import QUESTION
 from torch import Tensor
 from transformers import AutoTokenizer
+from transformers.models.smolvlm.processing_smolvlm import (
+    DEFAULT_MEDIA_OUTTRO,
+    FRAME_TIMESTAMP_MESSAGE,
+    get_image_prompt_string,
+)
 
 from vstream.models.chat import SENTINEL, render_turn
 from vstream.models.checkpoint import Checkpoint
@@ -50,14 +55,14 @@ class Stock:
         found: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return found
 
-    def rendered(self) -> str:
-        """The chat template around QUESTION."""
+    def rendered(self, kind: str = "video") -> str:
+        """The chat template around QUESTION, with a video or an image."""
         template = Checkpoint(self.folder, "stock").chat_template()
-        return render_turn(self.tokenizer, template).replace(SENTINEL, QUESTION)
+        return render_turn(self.tokenizer, template, kind).replace(SENTINEL, QUESTION)
 
-    def text_ids(self, placeholder: str, shown: str) -> Tensor:
+    def text_ids(self, placeholder: str, shown: str, kind: str = "video") -> Tensor:
         """[1, N] ids of the chat template around QUESTION, with the text `shown` where it has the placeholder."""
-        return torch.tensor([self.ids(self.rendered().replace(placeholder, shown))])
+        return torch.tensor([self.ids(self.rendered(kind).replace(placeholder, shown))])
 
     def conversation(self, shown: Sequence[int], placeholder: str) -> Tensor:
         """[1, N] ids of the chat template around QUESTION, with the ids `shown` where it has the placeholder."""
@@ -70,8 +75,8 @@ class Stock:
         return prepare(frames, spec).to(self.model.dtype)
 
 
-def clock(frame: Frame) -> str:
-    return f"[{int(frame.pts_seconds) // 60}:{int(frame.pts_seconds) % 60:02}]"
+def clock(frame: Frame, form: str = "[{}:{:02}]") -> str:
+    return form.format(*divmod(int(frame.pts_seconds), 60))
 
 
 def llava_onevision(stock: Stock, frames: Sequence[Frame]) -> Inputs:
@@ -86,6 +91,20 @@ def llava_onevision(stock: Stock, frames: Sequence[Frame]) -> Inputs:
     return {"input_ids": ids, "pixel_values_videos": stock.pixels(frames)[None]}
 
 
+def smolvlm(stock: Stock, frames: Sequence[Frame], kind: str = "video") -> Inputs:
+    """Transformers' own words and marks around frames, all in one picture without tiles."""
+    picture = get_image_prompt_string(0, 0, 4, "<fake_token_around_image>", "<image>", "<global-img>")
+    times = (FRAME_TIMESTAMP_MESSAGE.format(timestamp=clock(frame, "{:02}:{:02}")) for frame in frames)
+    shown = "You are provided the following series of frames from a video.\n"
+    shown += "".join(time + picture for time in times) + DEFAULT_MEDIA_OUTTRO
+    return {"input_ids": stock.text_ids(f"<{kind}>", shown, kind), "pixel_values": stock.pixels(frames)[None]}
+
+
+def idefics3(stock: Stock, frames: Sequence[Frame]) -> Inputs:
+    """As SmolVLM2; the template has an image where the frames go."""
+    return smolvlm(stock, frames, "image")
+
+
 def internvl(stock: Stock, frames: Sequence[Frame]) -> Inputs:
     """The processor's own text for a video, with the time where it has the frame's number."""
     shown = "\n".join(f"Frame {clock(frame)}: <img>{'<IMG_CONTEXT>' * 4}</img>" for frame in frames)
@@ -94,5 +113,7 @@ def internvl(stock: Stock, frames: Sequence[Frame]) -> Inputs:
 
 INPUTS: dict[str, Callable[[Stock, Sequence[Frame]], Inputs]] = {
     "llava_onevision": llava_onevision,
+    "smolvlm": smolvlm,
+    "idefics3": idefics3,
     "internvl": internvl,
 }

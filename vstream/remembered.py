@@ -71,7 +71,7 @@ class Remembered(ABC):
         self.dialogue: deque[dict[str, Any]] = deque()
         self.gaps: tuple[Gap, ...] = ()
         self.num_gaps = 0
-        self.clip_tokens = config.clip_frames * adapter.max_frame_tokens
+        self.clip_tokens = adapter.most_tokens(config.clip_frames)
         self.prompt_tokens = self.clip_tokens + config.max_question_tokens + config.max_answer_tokens
         self._sink = adapter.sink()
         self._check_tokens(len(self._sink))
@@ -123,23 +123,23 @@ class Remembered(ABC):
             ValueError: if they are more tokens than a clip may have.
         """
         shown = self._reduction.distinct(frames)
-        features = self.adapter.encode(shown)  # [T, P, E]
+        features = self.adapter.encode(shown)  # [G, P, W]
         whole = self.layout(shown, features)  # [N] tokens
         span = self._reduction.thin(features, whole)
         made = num_vision(whole)
         return Looked(shown, features, span, VisionTokens(made, made - num_vision(span)))
 
     def layout(self, frames: Sequence[Frame], features: Tensor) -> TokenSpan:
-        """The frames' tokens, from features [T, P, E].
+        """The frames' tokens, from features [G, P, W].
 
         Raises:
             ValueError: if they are more than a clip may have.
         """
-        span, limit = self.adapter.layout(frames, features), self.adapter.max_frame_tokens
-        if len(span) > limit * len(frames):
+        span, limit = self.adapter.layout(frames, features), self.adapter.most_tokens(len(frames))
+        if len(span) > limit:
             raise ValueError(
                 f"frames at {format_seconds(frames[-1].pts_seconds)} take {len(span) / len(frames):.1f} tokens each, "
-                f"but {self.adapter.name!r} allows {limit}; give fewer, or times nearer to 0"
+                f"but {self.adapter.name!r} allows {limit / len(frames):g}; give fewer, or times nearer to 0"
             )
         return span
 

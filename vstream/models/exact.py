@@ -56,9 +56,10 @@ def check_moving(adapter: Adapter) -> None:
         ValueError: naming the first such layer.
     """
     shift = min(_PROBE_SHIFT, adapter.max_positions - _PROBE_TOKENS)
-    here = torch.arange(_PROBE_TOKENS)[None]
-    moved = place(adapter, unplace(adapter, _keys_values(adapter, here), here), here + shift)
-    off = _relative(moved, _keys_values(adapter, here + shift))  # [L]
+    here = torch.arange(_PROBE_TOKENS).repeat(adapter.num_axes, 1)  # [A, N]
+    there = here + torch.arange(shift, shift - adapter.num_axes, -1)[:, None]  # further on each axis than on the next
+    moved = place(adapter, unplace(adapter, _keys_values(adapter, here), here), there)
+    off = _relative(moved, _keys_values(adapter, there))  # [L]
     allowed = _TOLERANCE.get(adapter.dtype, _TOLERANCE_16_BITS)
     wrong = [layer for layer, difference in enumerate(off.tolist()) if not difference <= allowed]
     if wrong:

@@ -48,11 +48,6 @@ class InternVLAdapter(CheckpointAdapter):
         assert shown.shape[:2] == (len(frames), self.tokens_per_frame), f"{len(frames)} frames gave {list(shown.shape)}"
         return shown
 
-    def _model_class(self) -> Any:
-        from transformers import InternVLForConditionalGeneration
-
-        return InternVLForConditionalGeneration
-
     def _read_turn(self, checkpoint: Checkpoint, config: Any) -> Turn:
         """The template has a newline behind the video, which is the one behind the last frame."""
         turn = super()._read_turn(checkpoint, config)
@@ -73,10 +68,3 @@ class InternVLAdapter(CheckpointAdapter):
                 f"{1 / config.downsample_ratio:g}; fetch the checkpoint again"
             )
         return int(merged) ** 2
-
-
-def load(
-    checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype | None = None, seed: int = 0
-) -> InternVLAdapter:
-    """The checkpoint as the registry loads it; it has nothing random, so `seed` changes nothing."""
-    return InternVLAdapter(checkpoint, device=device, dtype=dtype)

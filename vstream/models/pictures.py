@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from vstream.types import Frame
 
-_MAX_SIDE = 4096
+MAX_SIDE = 4096
 _LOBES = 3
 _MODES = {1: "lanczos", 2: "bilinear", 3: "bicubic"}  # by PIL's number
 
@@ -49,8 +49,8 @@ class PictureSpec:
     def __post_init__(self) -> None:
         edges = [edge for edge in (self.longest_edge, self.shortest_edge) if edge is not None]
         sizes, numbers = (self.height, self.width, *edges), (self.scale, *self.mean, *self.std)
-        if not all(isinstance(size, int) and 1 <= size <= _MAX_SIDE for size in sizes):
-            raise ValueError(f"the processor must bring pictures to 1 to {_MAX_SIDE} pixels, got {sizes}")
+        if not all(isinstance(size, int) and 1 <= size <= MAX_SIDE for size in sizes):
+            raise ValueError(f"the processor must bring pictures to 1 to {MAX_SIDE} pixels, got {sizes}")
         if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers) or 0 in self.std:
             raise ValueError(f"the processor's scale, mean and std must be numbers, std not 0, got {numbers}")
         if self.shortest_edge is not None and self.shortest_edge < max(self.height, self.width):

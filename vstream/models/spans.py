@@ -1,4 +1,4 @@
-"""Building token spans for decoders with one rotary axis, where every token advances the position by one.
+"""Building token spans: text, where every token advances the position by one on every rotary axis, and what follows it.
 
 This module knows nothing of tokenizers or models.
 """
@@ -16,15 +16,15 @@ from vstream.models.base import Question
 from vstream.types import Frame, TokenSpan
 
 
-def plain_span(embeds: Tensor, kind: TokenKind) -> TokenSpan:
-    """Tokens [N, E] of one kind that belong to no frame."""
+def plain_span(embeds: Tensor, kind: TokenKind, axes: int = 1) -> TokenSpan:
+    """Tokens [N, E] of one kind that belong to no frame, laid out like text."""
     n = embeds.shape[0]
     return TokenSpan(
         embeds=embeds,
         kinds=torch.full((n,), int(kind), dtype=torch.uint8),
         seconds=torch.full((n,), float("nan"), dtype=torch.float64),
-        positions=torch.arange(n)[None],
-        advance=torch.tensor([n]),
+        positions=torch.arange(n).repeat(axes, 1),
+        advance=torch.full((axes,), n),
     )
 
 
@@ -35,13 +35,15 @@ def at_seconds(span: TokenSpan, seconds: float) -> TokenSpan:
 
 def join_spans(spans: Sequence[TokenSpan]) -> TokenSpan:
     """At least one span, one after the other."""
-    n = sum(len(span) for span in spans)
+    starts = torch.stack([span.advance for span in spans]).cumsum(dim=0).roll(1, dims=0)  # [S, A]
+    end, starts[0] = starts[0].clone(), 0
+    placed = [start[:, None] + span.positions for start, span in zip(starts, spans, strict=True)]
     return TokenSpan(
         embeds=torch.cat([span.embeds for span in spans]),
         kinds=torch.cat([span.kinds for span in spans]),
         seconds=torch.cat([span.seconds for span in spans]),
-        positions=torch.arange(n)[None],
-        advance=torch.tensor([n]),
+        positions=torch.cat(placed, dim=1),
+        advance=end,
     )
 
 
