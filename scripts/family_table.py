@@ -3,7 +3,7 @@
 
 Tokens and bytes are worked out from the shapes of each family's example checkpoint, as published. Exactness is the
 largest difference of any logit from the stock model's own forward, which `tests/test_family.py` measures on tiny random
-checkpoints; it is run for this (half a minute). `--json` prints the rows as JSON instead.
+checkpoints; these are run for this (a minute). `--json` prints the rows as JSON instead.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from typing import Any
 from xml.etree import ElementTree
 
 from vstream.models.families import FAMILIES
+from vstream.models.patches import VIDEO_TOKENS
 
 ROOT = Path(__file__).resolve().parent.parent
 HOUR = 3600
-GB = 10**9
+GIB = 2**30
 BYTES = 2  # of a number in bfloat16
 
 
@@ -40,22 +41,27 @@ class Published:
     kv_heads: int
     head_dim: int
     frame: str
-    frame_tokens: float
+    frame_tokens: int
 
     @property
     def hour_bytes(self) -> int:
         """Of keys and values in bfloat16 of an hour at 1 frame a second, nothing condensed."""
         token = 2 * self.layers * self.kv_heads * self.head_dim * BYTES
-        return round(HOUR * self.frame_tokens * token)
+        return HOUR * self.frame_tokens * token
 
 
+_QWEN_FRAME = f"shape kept, two in at most {VIDEO_TOKENS} tokens"
 SHAPES = {
     "llava_onevision": Published(28, 4, 128, "384 x 384, pooled", 14**2),
-    "internvl": Published(28, 4, 128, "448 x 448", 16**2),
+    "llava_next_video": Published(32, 32, 128, "336 x 336, pooled", 12**2),
+    "qwen2_vl": Published(28, 4, 128, _QWEN_FRAME, VIDEO_TOKENS // 2),
+    "qwen2_5_vl": Published(28, 4, 128, _QWEN_FRAME, VIDEO_TOKENS // 2),
+    "qwen3_vl": Published(36, 8, 128, _QWEN_FRAME, VIDEO_TOKENS // 2),
     "smolvlm": Published(24, 32, 64, "384 x 384", 9**2),
-    "idefics3": Published(32, 8, 128, "364 x 364", 13**2),
+    "idefics3": Published(24, 32, 64, "384 x 384", 9**2),
+    "internvl": Published(28, 4, 128, "448 x 448", 16**2),
 }
-"""By `model_type`, of the example that the registry names."""
+"""By `model_type`, of the example that the registry names; a frame as it is by default."""
 
 
 def measure() -> dict[str, dict[str, float]]:
@@ -102,14 +108,14 @@ def rows() -> list[dict[str, Any]]:
 def table(found: list[dict[str, Any]]) -> str:
     """In Markdown."""
     lines = [
-        "| family, for example | a frame | tokens | GB an hour | logits off by, float32; float64 |",
+        "| family, for example | a frame | tokens | GiB an hour | logits off by, float32; float64 |",
         "| --- | --- | --- | --- | --- |",
     ]
     for one in found:
         off = "; ".join(f"{one['difference'][dtype]:.0e}" for dtype in ("float32", "float64"))
         cells = (
-            f"`{one['family']}`, {one['example']}", one["frame"], f"{one['tokens_per_frame']:g}",
-            f"{one['bytes_per_hour'] / GB:.1f}", off,
+            f"`{one['family']}`, {one['example']}", one["frame"], f"{one['tokens_per_frame']}",
+            f"{one['bytes_per_hour'] / GIB:.1f}", off,
         )  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
