@@ -35,8 +35,9 @@ from make_checkpoint import FAMILIES, make_checkpoint
 
 from vstream.cache import Placed, place, unplace
 from vstream.memory.block import TokenKind
-from vstream.models import _FAMILIES, load_adapter
+from vstream.models import load_adapter
 from vstream.models.base import Adapter
+from vstream.models.families import FAMILIES as SERVED
 from vstream.session import Session
 from vstream.types import Frame
 
@@ -102,7 +103,9 @@ def pictures(count: int, size: tuple[int, int] = (50, 70), seed: int = 0) -> lis
 
 
 def test_every_family_that_is_served_is_tried_here() -> None:
-    assert set(_FAMILIES) <= set(FAMILIES), "a family without a recipe in scripts/make_checkpoint.py"
+    assert {family.model_type for family in SERVED} <= set(FAMILIES), (
+        "a family without a recipe in scripts/make_checkpoint.py"
+    )
     assert set(INPUTS) == set(FAMILIES), "a recipe without a function in tests/family_inputs.py, or the reverse"
 
 
@@ -122,7 +125,7 @@ def test_streaming_equals_the_stock_forward(case: Case, size: tuple[int, int], c
 def test_retrieving_everything_equals_the_stock_forward(case: Case, selection: str) -> None:
     frames = pictures(11)
     session = watched(case.adapter, frames, window_tokens=COVERING, retrieve_tokens=1024, selection=selection)
-    forget_all_but(session, 2 * case.adapter.max_frame_tokens)
+    forget_all_but(session, few_tokens(case, frames))
     assert len(session.memory.cache.window) < len(session.memory.view(1e9).candidates)
     answered = answer_logits(session)
     assert difference(answered, case.logits(frames)[-len(answered) :]) < case.tolerance
@@ -137,8 +140,9 @@ def test_what_must_differ_from_the_stock_forward_does(case: Case) -> None:
         answered = answer_logits(watched(case.adapter, others, window_tokens=COVERING))
         assert difference(answered, stock[-len(answered) :]) > MUST_DIFFER
 
-    session = watched(case.adapter, frames, window_tokens=COVERING, retrieve_tokens=2 * case.adapter.max_frame_tokens)
-    forget_all_but(session, 2 * case.adapter.max_frame_tokens)
+    few = few_tokens(case, frames)
+    session = watched(case.adapter, frames, window_tokens=COVERING, retrieve_tokens=few)
+    forget_all_but(session, few)
     answered = answer_logits(session)
     assert difference(answered, stock[-len(answered) :]) > MUST_DIFFER
 
@@ -146,6 +150,12 @@ def test_what_must_differ_from_the_stock_forward_does(case: Case) -> None:
     watch_with_a_shifted_clip(case.adapter, frames)
     streamed = case.streamed()
     assert difference(streamed, stock[: len(streamed)]) > MUST_DIFFER
+
+
+@torch.inference_mode()
+def few_tokens(case: Case, frames: list[Frame]) -> int:
+    """Two clips of two frames."""
+    return 2 * len(case.adapter.layout(frames[:2], case.adapter.encode(frames[:2])))
 
 
 def watch_with_a_shifted_clip(adapter: Adapter, frames: list[Frame]) -> None:

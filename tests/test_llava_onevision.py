@@ -41,8 +41,9 @@ from vstream.config import Config
 from vstream.memory.block import TokenKind
 from vstream.models import load_adapter
 from vstream.models.chat import SENTINEL, Turn, cut_turn
-from vstream.models.checkpoint import Checkpoint, find_checkpoint
+from vstream.models.checkpoint import Checkpoint
 from vstream.models.exact import check_rotary
+from vstream.models.hub import find_checkpoint
 from vstream.models.llava_onevision import LlavaOnevisionAdapter
 from vstream.models.pictures import PictureSpec, prepare
 from vstream.models.sizes import roomy_settings
@@ -475,7 +476,7 @@ def test_unknown_families_and_folders_are_refused(folder: Path, tmp_path: Path) 
     assert "empty is no checkpoint: it has no config.json" in refusal(tmp_path / "empty")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     assert "checkpoint is not whole: it has no safetensors, or not all" in refusal(folder)
-    with pytest.raises(FileNotFoundError, match="is no folder, is not in the hub's cache, and cannot be fetched"):
+    with pytest.raises(FileNotFoundError, match="nothing' is no folder, and no repository's name either"):
         load_adapter(str(tmp_path / "nothing"))
 
 
@@ -618,7 +619,7 @@ def test_the_command_line_takes_a_folder(
 
 def test_finding_a_checkpoint_imports_neither_torch_nor_transformers(folders: dict[str, Path]) -> None:
     code = (
-        "import sys, vstream.models.checkpoint as c; print(c.find_checkpoint(sys.argv[1]).config['model_type'], "
+        "import sys, vstream.models.hub as h; print(h.find_checkpoint(sys.argv[1]).config['model_type'], "
         "[name for name in ('torch', 'transformers', 'huggingface_hub') if name in sys.modules])"
     )
     command = [sys.executable, "-c", code, str(folders["qwen2"])]

@@ -19,7 +19,7 @@ from vstream.models.qwen3_vl import Qwen3VlAdapter
 from vstream.types import Frame
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
-from make_checkpoint import make_checkpoint  # noqa: E402
+from make_checkpoint import make_checkpoint
 
 ADAPTERS: dict[str, type[QwenVlAdapter]] = {
     "qwen2_vl": QwenVlAdapter, "qwen2_5_vl": Qwen25VlAdapter, "qwen3_vl": Qwen3VlAdapter,
@@ -85,7 +85,13 @@ def test_streaming_equals_the_stock_forward(folders: dict[str, Path], family: st
     streamed = adapter.head(torch.cat(adapter.hidden))
     answered = answer_logits(session)
     stock = stock_logits(adapter, frames)
-    print(family, dtype, difference(streamed, stock[: len(streamed)]), difference(answered, stock[len(streamed) :]), stock.std())
+    print(
+        family,
+        dtype,
+        difference(streamed, stock[: len(streamed)]),
+        difference(answered, stock[len(streamed) :]),
+        stock.std(),
+    )
     assert len(stock) == len(streamed) + len(answered)
     assert difference(streamed, stock[: len(streamed)]) < TOLERANCE[dtype]
     assert difference(answered, stock[len(streamed) :]) < TOLERANCE[dtype]

@@ -6,10 +6,10 @@ memory or sessions, or of where checkpoints come from.
 
 from __future__ import annotations
 
-from abc import abstractmethod
+import importlib
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,7 +19,9 @@ from vstream.models.base import Adapter, Question
 from vstream.models.chat import Turn, cut_turn, render_turn
 from vstream.models.checkpoint import Checkpoint
 from vstream.models.exact import check_config, check_moving, check_rotary
+from vstream.models.families import family_of
 from vstream.models.loading import end_tokens, load_model, load_tokenizer, readable
+from vstream.models.options import LoadOptions
 from vstream.models.pictures import PictureSpec
 from vstream.models.sizes import roomy_settings
 from vstream.models.spans import framed, join_spans, plain_span, question_of, timestamp
@@ -36,6 +38,8 @@ class CheckpointAdapter(Adapter):
         tokens: the checkpoint's tokenizer.
         turn: its chat template, cut.
         tokens_per_frame: visual tokens P of a frame, where all have the same.
+        options: how it was loaded.
+        takes_max_pixels: whether the family reads `options.max_pixels`.
         prompt_version: of the family; rises when any text or picture step changes, so that memories made with another
             one are refused.
         video_marks: the family's own text before the first frame and behind the last.
@@ -43,24 +47,26 @@ class CheckpointAdapter(Adapter):
     """
 
     prompt_version: int
+    takes_max_pixels: ClassVar[bool] = False
     parts: tuple[str, ...] = ("text_config", "vision_config")
     video_marks: tuple[str, str] = ("", "")
     frame_marks: tuple[str, str] = ("", "\n")
 
-    def __init__(
-        self, checkpoint: Checkpoint, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, options: LoadOptions | None = None, **single: Any) -> None:
         """Loads a checkpoint; what its small files tell is checked before its weights are read.
 
         Args:
             checkpoint: the folder, whole.
-            device: where it computes.
-            dtype: None for the checkpoint's own on a GPU, float32 on a CPU.
+            options: how; or give single ones by name (`device`, `dtype`, ...), the device is "cpu" then unless given.
 
         Raises:
-            ValueError: for a checkpoint that cannot be served exactly, or is not whole.
+            ValueError: for a checkpoint that cannot be served exactly, or is not whole, and for options that it cannot
+                follow.
         """
         super().__init__()
+        self.options = LoadOptions.of(options, single if options else {"device": "cpu", **single})
+        self._family = family_of(checkpoint)
+        self._check_options(checkpoint)
         self.name = checkpoint.name
         checkpoint.check_parts(*self.parts)
         model_class = self._model_class()
@@ -68,18 +74,18 @@ class CheckpointAdapter(Adapter):
             config = model_class.config_class.from_pretrained(checkpoint.folder, local_files_only=True)
         check_config(config.get_text_config(), self.name)
         self._read_pictures(checkpoint.picture_config(), config)
-        self.tokens = Tokens(load_tokenizer(checkpoint.folder))
+        self.tokens = Tokens(load_tokenizer(checkpoint.folder, trust_remote_code=self.options.trust_remote_code))
         self.turn = self._read_turn(checkpoint, config)
-        self.model = load_model(model_class, checkpoint.folder, device=device, dtype=dtype)
+        self.model = load_model(model_class, checkpoint, self.options)
         self.decoder, self.head = self.model.get_decoder(), self.model.get_output_embeddings()
         check_rotary(self.decoder, self.name)
         self._set_sizes()
-        self.fingerprint = checkpoint.fingerprint(self.prompt_version, self.dtype)
+        self.fingerprint = checkpoint.fingerprint(self.prompt_version, self.dtype, *self.options.changes())
         check_moving(self)
 
-    @abstractmethod
     def _model_class(self) -> Any:
-        """transformers' class for the checkpoint."""
+        """transformers' class for the checkpoint: the one that the registry names."""
+        return getattr(importlib.import_module("transformers"), self._family.class_name)
 
     def _read_pictures(self, settings: Mapping[str, Any], config: Any) -> None:
         """How pictures are prepared, by the processor's settings and the model's configuration.
@@ -135,6 +141,13 @@ class CheckpointAdapter(Adapter):
     def _marker(self, text: str) -> TokenSpan:
         """The tokens of a template's text, special ones meant."""
         return self._span(self.tokens.marked(text), TokenKind.MARKER)
+
+    def _check_options(self, checkpoint: Checkpoint) -> None:
+        if self.options.max_pixels is not None and not self.takes_max_pixels:
+            raise ValueError(
+                f"max_pixels is an option of families whose frames keep their shape, but {checkpoint.name!r} is of "
+                f"type {self._family.model_type!r}, whose frames have one size; leave it out"
+            )
 
     def _span(self, ids: list[int], kind: TokenKind) -> TokenSpan:
         return plain_span(self.embed(torch.tensor(ids, dtype=torch.long)), kind, self.num_axes)

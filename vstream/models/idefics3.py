@@ -6,28 +6,15 @@ module knows nothing of memory or sessions, or of where checkpoints come from.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from vstream.models.checkpoint import Checkpoint
 from vstream.models.smolvlm import SmolVLMAdapter
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 
 class Idefics3Adapter(SmolVLMAdapter):
     """An `Idefics3ForConditionalGeneration`: the frames, text and sizes of SmolVLM2."""
 
     prompt_version = 1
-
-    def _model_class(self) -> Any:
-        from transformers import Idefics3ForConditionalGeneration
-
-        return Idefics3ForConditionalGeneration
-
-
-def load(
-    checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype | None = None, seed: int = 0
-) -> Idefics3Adapter:
-    """The checkpoint as the registry loads it; it has nothing random, so `seed` changes nothing."""
-    return Idefics3Adapter(checkpoint, device=device, dtype=dtype)

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from vstream.memory.block import TokenKind
-from vstream.models.checkpoint import Checkpoint
 from vstream.models.checkpoint_adapter import CheckpointAdapter
 from vstream.models.pictures import prepare
 from vstream.models.spans import plain_span
@@ -47,11 +46,6 @@ class LlavaOnevisionAdapter(CheckpointAdapter):
     def _end_of_video(self) -> TokenSpan:
         return plain_span(self.model.model.image_newline[None], TokenKind.MARKER)
 
-    def _model_class(self) -> Any:
-        from transformers import LlavaOnevisionForConditionalGeneration
-
-        return LlavaOnevisionForConditionalGeneration
-
     def _count_tokens(self, config: Any) -> int:
         side, patch = config.vision_config.image_size, config.vision_config.patch_size
         if (self.pictures.height, self.pictures.width) != (side, side):
@@ -60,10 +54,3 @@ class LlavaOnevisionAdapter(CheckpointAdapter):
                 f"its vision tower takes {side} x {side}; fetch the checkpoint again"
             )
         return int(math.ceil(side // patch / 2) ** 2)
-
-
-def load(
-    checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype | None = None, seed: int = 0
-) -> LlavaOnevisionAdapter:
-    """The checkpoint as the registry loads it; it has nothing random, so `seed` changes nothing."""
-    return LlavaOnevisionAdapter(checkpoint, device=device, dtype=dtype)

@@ -44,19 +44,8 @@ class QwenVlAdapter(CheckpointAdapter):
     frame_marks = ("<|vision_start|>", "<|vision_end|>")
     parts = ("vision_config",)  # the text's own configuration stands beside it in checkpoints of the hub
     num_axes = 3
+    takes_max_pixels = True
     volume = False  # whether the processor's sizes are of whole videos
-
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        *,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype | None = None,
-        max_pixels: int | None = None,
-    ) -> None:
-        """As `CheckpointAdapter`; `max_pixels` is the most of a frame, None for what the family's videos have."""
-        self._max_pixels = max_pixels
-        super().__init__(checkpoint, device=device, dtype=dtype)
 
     def encode(self, frames: Sequence[Frame]) -> Tensor:
         """Features [G, P, E] of G groups, all of the first frame's grid."""
@@ -99,13 +88,8 @@ class QwenVlAdapter(CheckpointAdapter):
             raise ValueError(f"this model takes pictures, got features {list(image.shape)}")
         return self.patches.grid(image.shape[0], image.shape[1])
 
-    def _model_class(self) -> Any:
-        from transformers import Qwen2VLForConditionalGeneration
-
-        return Qwen2VLForConditionalGeneration
-
     def _read_pictures(self, settings: Mapping[str, Any], config: Any) -> None:
-        self.patches = PatchSpec.from_config(settings, max_pixels=self._max_pixels, volume=self.volume)
+        self.patches = PatchSpec.from_config(settings, max_pixels=self.options.max_pixels, volume=self.volume)
         vision = config.vision_config
         found = (self.patches.patch, self.patches.merge, self.patches.frames)
         wanted = (vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size)
@@ -137,15 +121,3 @@ def grid_span(tokens: Tensor, rows: int, columns: int) -> TokenSpan:
     positions = torch.stack([torch.zeros_like(row), row, column])
     advance = torch.full((3,), max(rows, columns))
     return replace(plain_span(tokens, TokenKind.VISION, axes=3), positions=positions, advance=advance)
-
-
-def load(
-    checkpoint: Checkpoint,
-    *,
-    device: torch.device,
-    dtype: torch.dtype | None = None,
-    seed: int = 0,
-    max_pixels: int | None = None,
-) -> QwenVlAdapter:
-    """The checkpoint as the registry loads it; it has nothing random, so `seed` changes nothing."""
-    return QwenVlAdapter(checkpoint, device=device, dtype=dtype, max_pixels=max_pixels)

@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vstream.memory.block import TokenKind
-from vstream.models.checkpoint import Checkpoint
 from vstream.models.qwen2_vl import QwenVlAdapter
 from vstream.models.spans import plain_span
 from vstream.types import TokenSpan
@@ -49,20 +48,3 @@ class Qwen3VlAdapter(QwenVlAdapter):
     def time_text(self, seconds: float) -> str:
         """`<12.0 seconds>`."""
         return f"<{seconds:.1f} seconds>"
-
-    def _model_class(self) -> Any:
-        from transformers import Qwen3VLForConditionalGeneration
-
-        return Qwen3VLForConditionalGeneration
-
-
-def load(
-    checkpoint: Checkpoint,
-    *,
-    device: torch.device,
-    dtype: torch.dtype | None = None,
-    seed: int = 0,
-    max_pixels: int | None = None,
-) -> Qwen3VlAdapter:
-    """The checkpoint as the registry loads it; it has nothing random, so `seed` changes nothing."""
-    return Qwen3VlAdapter(checkpoint, device=device, dtype=dtype, max_pixels=max_pixels)

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vstream.models.checkpoint import Checkpoint
 from vstream.models.checkpoint_adapter import CheckpointAdapter
 from vstream.models.pictures import prepare
 from vstream.types import Frame
@@ -49,11 +48,6 @@ class SmolVLMAdapter(CheckpointAdapter):
         assert shown.shape[:-1].numel() == count, f"{len(frames)} frames gave {list(shown.shape)}, expected {count}"
         return shown.reshape(len(frames), self.tokens_per_frame, -1)
 
-    def _model_class(self) -> Any:
-        from transformers import SmolVLMForConditionalGeneration
-
-        return SmolVLMForConditionalGeneration
-
     def _count_tokens(self, config: Any) -> int:
         side, patch, scale = config.vision_config.image_size, config.vision_config.patch_size, config.scale_factor
         if (self.pictures.height, self.pictures.width) != (side, side):
@@ -66,10 +60,3 @@ class SmolVLMAdapter(CheckpointAdapter):
                 f"{self.name!r} has {side // patch} patches a side, which scale_factor {scale} must divide"
             )
         return int((side // patch // scale) ** 2)
-
-
-def load(
-    checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype | None = None, seed: int = 0
-) -> SmolVLMAdapter:
-    """The checkpoint as the registry loads it; it has nothing random, so `seed` changes nothing."""
-    return SmolVLMAdapter(checkpoint, device=device, dtype=dtype)
