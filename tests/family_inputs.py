@@ -23,6 +23,7 @@ from transformers.models.smolvlm.processing_smolvlm import (
 
 from vstream.models.chat import SENTINEL, render_turn
 from vstream.models.checkpoint import Checkpoint
+from vstream.models.patches import PatchSpec
 from vstream.models.pictures import PictureSpec, prepare
 from vstream.types import Frame
 
@@ -118,10 +119,43 @@ def internvl(stock: Stock, frames: Sequence[Frame]) -> Inputs:
     return {"input_ids": stock.text_ids("<video>", shown), "pixel_values": stock.pixels(frames)}
 
 
+def qwen2_vl(stock: Stock, frames: Sequence[Frame]) -> Inputs:
+    """`[m:ss]` before each pair of frames, which is a video of its own."""
+    return _qwen_videos(stock, frames, lambda seconds: clock(Frame(seconds, frames[0].image)), volume=False)
+
+
+def qwen3_vl(stock: Stock, frames: Sequence[Frame]) -> Inputs:
+    """`<2.5 seconds>` before each pair of frames, all one video: the stock forward takes it apart."""
+    inputs = _qwen_videos(stock, frames, lambda seconds: f"<{seconds:.1f} seconds>", volume=True)
+    grids = inputs["video_grid_thw"]
+    return {**inputs, "video_grid_thw": torch.tensor([[len(grids), *grids[0, 1:].tolist()]])}
+
+
+def _qwen_videos(stock: Stock, frames: Sequence[Frame], time_text: Callable[[float], str], *, volume: bool) -> Inputs:
+    """Pairs of frames, the last with itself where it has no other; their time is the mean of both."""
+    spec = PatchSpec.from_config(Checkpoint(stock.folder, "stock").picture_config(), volume=volume)
+    rows, columns = spec.grid(*frames[0].image.shape[:2])
+    start, end = stock.ids("<|vision_start|>"), stock.ids("<|vision_end|>")
+    grid = [*start, *[stock.model.config.video_token_id] * rows * columns, *end]
+    pairs = [(frames[first], frames[min(first + 1, len(frames) - 1)]) for first in range(0, len(frames), 2)]
+    times = [time_text((one.pts_seconds + other.pts_seconds) / 2) for one, other in pairs]
+    shown = [token for time in times for token in (*stock.ids(time), *grid)]
+    ids = stock.conversation(shown, "<|vision_start|><|video_pad|><|vision_end|>")
+    return {
+        "input_ids": ids,
+        "mm_token_type_ids": (ids == stock.model.config.video_token_id).int() * 2,
+        "pixel_values_videos": spec.patches(frames, rows, columns).to(stock.model.dtype),
+        "video_grid_thw": torch.tensor([[1, 2 * rows, 2 * columns]] * len(pairs)),
+    }
+
+
 INPUTS: dict[str, Callable[[Stock, Sequence[Frame]], Inputs]] = {
     "llava_onevision": llava_onevision,
     "smolvlm": smolvlm,
     "idefics3": idefics3,
     "internvl": internvl,
     "llava_next_video": llava_next_video,
+    "qwen2_vl": qwen2_vl,
+    "qwen2_5_vl": qwen2_vl,
+    "qwen3_vl": qwen3_vl,
 }

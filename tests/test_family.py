@@ -124,7 +124,7 @@ def test_streaming_equals_the_stock_forward(case: Case, size: tuple[int, int], c
 def test_retrieving_everything_equals_the_stock_forward(case: Case, selection: str) -> None:
     frames = pictures(11)
     session = watched(case.adapter, frames, window_tokens=COVERING, retrieve_tokens=1024, selection=selection)
-    forget_all_but(session, 2 * case.adapter.max_frame_tokens)
+    forget_all_but(session, few_tokens(case, frames))
     assert len(session.memory.cache.window) < len(session.memory.view(1e9).candidates)
     answered = answer_logits(session)
     assert difference(answered, case.logits(frames)[-len(answered) :]) < case.tolerance
@@ -139,8 +139,9 @@ def test_what_must_differ_from_the_stock_forward_does(case: Case) -> None:
         answered = answer_logits(watched(case.adapter, others, window_tokens=COVERING))
         assert difference(answered, stock[-len(answered) :]) > MUST_DIFFER
 
-    session = watched(case.adapter, frames, window_tokens=COVERING, retrieve_tokens=2 * case.adapter.max_frame_tokens)
-    forget_all_but(session, 2 * case.adapter.max_frame_tokens)
+    few = few_tokens(case, frames)
+    session = watched(case.adapter, frames, window_tokens=COVERING, retrieve_tokens=few)
+    forget_all_but(session, few)
     answered = answer_logits(session)
     assert difference(answered, stock[-len(answered) :]) > MUST_DIFFER
 
@@ -148,6 +149,12 @@ def test_what_must_differ_from_the_stock_forward_does(case: Case) -> None:
     watch_with_a_shifted_clip(case.adapter, frames)
     streamed = case.streamed()
     assert difference(streamed, stock[: len(streamed)]) > MUST_DIFFER
+
+
+@torch.inference_mode()
+def few_tokens(case: Case, frames: list[Frame]) -> int:
+    """Two clips of two frames."""
+    return 2 * len(case.adapter.layout(frames[:2], case.adapter.encode(frames[:2])))
 
 
 def watch_with_a_shifted_clip(adapter: Adapter, frames: list[Frame]) -> None:

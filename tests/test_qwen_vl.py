@@ -19,7 +19,7 @@ from vstream.models.qwen3_vl import Qwen3VlAdapter
 from vstream.types import Frame
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
-from make_checkpoint import make_checkpoint  # noqa: E402
+from make_checkpoint import make_checkpoint
 
 ADAPTERS: dict[str, type[QwenVlAdapter]] = {
     "qwen2_vl": QwenVlAdapter, "qwen2_5_vl": Qwen25VlAdapter, "qwen3_vl": Qwen3VlAdapter,

@@ -161,19 +161,19 @@ class CheckpointAdapter(Adapter):
         """The text of generated token ids."""
         return self.tokens.text(token_ids)
 
-    def _check_options(self, checkpoint: Checkpoint) -> None:
-        if self.options.max_pixels is not None and not self.takes_max_pixels:
-            raise ValueError(
-                f"max_pixels is an option of families whose frames keep their shape, but {checkpoint.name!r} is of "
-                f"type {self._family.model_type!r}, whose frames have one size; leave it out"
-            )
-
     def _time_span(self, seconds: float) -> TokenSpan:
         return self._span(self.tokens.ids(self.time_text(seconds)), TokenKind.TIMESTAMP)
 
     def _marker(self, text: str) -> TokenSpan:
         """The tokens of a template's text, special ones meant."""
         return self._span(self.tokens.marked(text), TokenKind.MARKER)
+
+    def _check_options(self, checkpoint: Checkpoint) -> None:
+        if self.options.max_pixels is not None and not self.takes_max_pixels:
+            raise ValueError(
+                f"max_pixels is an option of families whose frames keep their shape, but {checkpoint.name!r} is of "
+                f"type {self._family.model_type!r}, whose frames have one size; leave it out"
+            )
 
     def _span(self, ids: list[int], kind: TokenKind) -> TokenSpan:
         return plain_span(self.embed(torch.tensor(ids, dtype=torch.long)), kind, self.num_axes)
