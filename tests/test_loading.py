@@ -315,7 +315,11 @@ class Hub(http.server.BaseHTTPRequestHandler):
             self._send(200, json.dumps(entries).encode(), {})
         elif "/resolve/" in self.path:
             data = self.files[self.path.rsplit("/", 1)[1]]
-            self._send(200, data if body is None else b"", {"ETag": f'"{zlib.crc32(data):08x}"', "Content-Length": str(len(data))})
+            self._send(
+                200,
+                data if body is None else b"",
+                {"ETag": f'"{zlib.crc32(data):08x}"', "Content-Length": str(len(data))},
+            )
         else:
             info = {"id": "someone/model", "sha": "a" * 40, "siblings": [{"rfilename": name} for name in self.files]}
             self._send(200, json.dumps(info).encode(), {})
