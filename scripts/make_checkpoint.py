@@ -3,10 +3,10 @@
 
     .venv/bin/python scripts/make_checkpoint.py llava_onevision FOLDER --seed 1
 
-The tokenizer is SmolLM2's, from the installed embedded model, with the family's own special tokens. The chat template is
-written from the family's documentation, not copied from a repository. Weights are random, and spread widely enough that
-every token matters: such a model says nothing sensible, but what it says depends on every frame. What a family has in
-its files is in `recipes/`, one module each.
+The tokenizer is SmolLM2's, from the installed embedded model, with the family's own special tokens. The chat template
+is written from the family's documentation, not copied from a repository. Weights are random, and spread widely enough
+that every token matters: such a model says nothing sensible, but what it says depends on every frame. What a family
+has in its files is in `recipes/`, one module each.
 """
 
 from __future__ import annotations
@@ -29,6 +29,11 @@ from vstream.models.loading import quiet_transformers
 
 FAMILIES = {  # by `model_type`; a module has recipe() -> Recipe
     "llava_onevision": "recipes.llava_onevision",
+    "qwen2_vl": "recipes.qwen2_vl",
+    "qwen2_5_vl": "recipes.qwen2_5_vl",
+    "qwen3_vl": "recipes.qwen3_vl",
+    "smolvlm": "recipes.smolvlm",
+    "idefics3": "recipes.idefics3",
 }
 _MATRIX_GAIN = 1.5  # of a matrix's outputs over its inputs
 _ROUND = 64  # vocabularies are padded to such a number, as the hub's are
@@ -92,7 +97,7 @@ def _save_model(recipe: Recipe, tokenizer: Any, folder: Path, seed: int) -> None
 
 @torch.no_grad()
 def spread_weights(model: nn.Module) -> None:
-    """Draws every matrix anew, so that what goes through it grows a little; biases are small, norms stay as they are."""
+    """Draws every matrix anew, so that what goes through it grows a little, and small biases; norms stay."""
     for module in model.modules():
         for name, weight in module.named_parameters(recurse=False):
             if weight.ndim >= 2:

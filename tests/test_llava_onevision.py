@@ -201,7 +201,7 @@ def test_a_batch_gives_what_its_frames_give_alone(tiny: LlavaOnevisionAdapter) -
 # --- pictures -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("resample", [2, 3], ids=["bilinear", "bicubic"])
+@pytest.mark.parametrize("resample", [1, 2, 3], ids=["lanczos", "bilinear", "bicubic"])
 @pytest.mark.parametrize("side", [64, 384, 700])
 @pytest.mark.parametrize("stock", [LlavaOnevisionImageProcessorPil, SiglipImageProcessorPil])
 def test_pictures_are_prepared_as_transformers_does(
@@ -229,7 +229,7 @@ def test_pictures_are_prepared_as_transformers_does(
         ({"size": None}, "bring pictures to a height and a width"),
         ({"do_resize": False}, "bring pictures to a height and a width"),
         ({"do_center_crop": True}, "must not crop"),
-        ({"resample": 1}, r"resample must be 2 \(bilinear\) or 3 \(bicubic\), got 1"),
+        ({"resample": 0}, r"resample must be 1 \(lanczos\) or 2 \(bilinear\) or 3 \(bicubic\), got 0"),
         ({"image_mean": None}, "image_mean must be three numbers, got None"),
         ({"image_std": [1.0]}, "image_std must be three numbers"),
     ],

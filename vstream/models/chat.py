@@ -26,14 +26,15 @@ class Turn:
     after_question: str
 
 
-def render_turn(tokenizer: Any, template: str | None) -> str:
-    """One turn with a video and a question, up to where the answer starts, as the model reads it.
+def render_turn(tokenizer: Any, template: str | None, shown: str = "video") -> str:
+    """One turn with something shown and a question, up to where the answer starts, as the model reads it.
 
     Args:
         tokenizer: of transformers, which renders.
         template: the processor's, or None for the tokenizer's own.
+        shown: "video" or "image".
     """
-    content = [{"type": "video"}, {"type": "text", "text": SENTINEL}]
+    content = [{"type": shown}, {"type": "text", "text": SENTINEL}]
     rendered: str = tokenizer.apply_chat_template(
         [{"role": "user", "content": content}], chat_template=template, tokenize=False, add_generation_prompt=True
     )

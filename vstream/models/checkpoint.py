@@ -68,9 +68,12 @@ class Checkpoint:
         return found
 
     def picture_config(self) -> dict[str, Any]:
-        """How pictures of a video are prepared: the first that is there, in transformers' own order."""
-        nested = self.json("processor_config.json").get("video_processor")
-        found = nested or self.json("video_preprocessor_config.json") or self.json("preprocessor_config.json")
+        """How frames are prepared, or else single pictures: the first that is there, in transformers' own order."""
+        processor = self.json("processor_config.json")
+        found = (
+            processor.get("video_processor") or self.json("video_preprocessor_config.json")
+            or processor.get("image_processor") or self.json("preprocessor_config.json")
+        )  # fmt: skip
         if not found:
             raise ValueError(f"{self.folder} has no preprocessor_config.json; fetch the whole checkpoint")
         return dict(found)

@@ -24,7 +24,7 @@ from vstream.models.loading import end_tokens, load_model, load_tokenizer, reada
 from vstream.models.options import LoadOptions
 from vstream.models.pictures import PictureSpec
 from vstream.models.sizes import roomy_settings
-from vstream.models.spans import join_spans, plain_span, question_of, timestamped
+from vstream.models.spans import framed, join_spans, plain_span, question_of, timestamp
 from vstream.models.tokens import Tokens, timestamp_tokens
 from vstream.types import Frame, TokenSpan
 
@@ -42,11 +42,15 @@ class CheckpointAdapter(Adapter):
         takes_max_pixels: whether the family reads `options.max_pixels`.
         prompt_version: of the family; rises when any text or picture step changes, so that memories made with another
             one are refused.
+        video_marks: the family's own text before the first frame and behind the last.
+        frame_marks: its text right before a frame's visual tokens and right behind them.
     """
 
     prompt_version: int
     takes_max_pixels: ClassVar[bool] = False
     parts: tuple[str, ...] = ("text_config", "vision_config")
+    video_marks: tuple[str, str] = ("", "")
+    frame_marks: tuple[str, str] = ("", "\n")
 
     def __init__(self, checkpoint: Checkpoint, options: LoadOptions | None = None, **single: Any) -> None:
         """Loads a checkpoint; what its small files tell is checked before its weights are read.
@@ -71,7 +75,7 @@ class CheckpointAdapter(Adapter):
         check_config(config.get_text_config(), self.name)
         self._read_pictures(checkpoint.picture_config(), config)
         self.tokens = Tokens(load_tokenizer(checkpoint.folder, trust_remote_code=self.options.trust_remote_code))
-        self.turn = self._read_turn(checkpoint, config.video_token_id)
+        self.turn = self._read_turn(checkpoint, config)
         self.model = load_model(model_class, checkpoint, self.options)
         self.decoder, self.head = self.model.get_decoder(), self.model.get_output_embeddings()
         check_rotary(self.decoder, self.name)
@@ -96,37 +100,47 @@ class CheckpointAdapter(Adapter):
         """P, from the model's configuration and `pictures`; `ValueError` where they do not belong together."""
         raise NotImplementedError("a family whose pictures have one size counts its tokens")
 
-    def _frame_tokens(self) -> tuple[int, int]:
-        """The fewest and the most tokens of a group of frames, with the text around them."""
-        fewest, most = timestamp_tokens(self.tokens)
-        return fewest + self.tokens_per_frame, most + self.tokens_per_frame
+    def _vision_tokens(self) -> tuple[int, int]:
+        """The fewest and the most visual tokens of a group of frames."""
+        return self.tokens_per_frame, self.tokens_per_frame
 
     def _image_side(self) -> int:
         """Longest side of a picture that is worth decoding: even the short side is seldom enlarged."""
         return 2 * max(self.pictures.height, self.pictures.width)
 
     def _end_of_video(self) -> TokenSpan:
-        """What the model itself puts once behind all frames; nothing unless the family does."""
-        return self._span([], TokenKind.MARKER)
+        """What comes once behind all frames."""
+        return self._marker(self.video_marks[1])
+
+    def time_text(self, seconds: float) -> str:
+        """A frame's time as the model reads it: `[m:ss]`, unless the family has a form of its own."""
+        return timestamp(seconds)
 
     def sink(self) -> TokenSpan:
-        """What the chat template has before the video."""
-        return self._span(self.tokens.marked(self.turn.before_video), TokenKind.MARKER)
+        """What the chat template has before the video, and the family before the first frame."""
+        return self._marker(self.turn.before_video + self.video_marks[0])
 
     def layout(self, frames: Sequence[Frame], features: Tensor) -> TokenSpan:
-        """`[m:ss]`, the frame's tokens and a newline, for each frame."""
-        return timestamped(frames, features, lambda text, kind: self._span(self.tokens.ids(text), kind))
+        """The time and the frame's tokens between the family's marks, for each frame."""
+        marks = self._marker(self.frame_marks[0]), self._marker(self.frame_marks[1])
+        return framed(frames, features, self._time_span, marks)
 
     def question(self, text: str) -> Question:
         """The end of the video, then the rest of the chat template around the question."""
-        before = self._span(self.tokens.marked(self.turn.before_question), TokenKind.MARKER)
-        words = self._span(self.tokens.ids(text), TokenKind.MARKER)
-        after = self._span(self.tokens.marked(self.turn.after_question), TokenKind.MARKER)
+        parts = ((self.turn.before_question, True), (text, False), (self.turn.after_question, True))
+        before, words, after = (self._span(ids, TokenKind.MARKER) for ids in self.tokens.joined(parts))
         return question_of(join_spans([self._end_of_video(), before]), words, after)
 
     def text(self, token_ids: Sequence[int]) -> str:
         """The text of generated token ids."""
         return self.tokens.text(token_ids)
+
+    def _time_span(self, seconds: float) -> TokenSpan:
+        return self._span(self.tokens.ids(self.time_text(seconds)), TokenKind.TIMESTAMP)
+
+    def _marker(self, text: str) -> TokenSpan:
+        """The tokens of a template's text, special ones meant."""
+        return self._span(self.tokens.marked(text), TokenKind.MARKER)
 
     def _check_options(self, checkpoint: Checkpoint) -> None:
         if self.options.max_pixels is not None and not self.takes_max_pixels:
@@ -138,19 +152,34 @@ class CheckpointAdapter(Adapter):
     def _span(self, ids: list[int], kind: TokenKind) -> TokenSpan:
         return plain_span(self.embed(torch.tensor(ids, dtype=torch.long)), kind, self.num_axes)
 
-    def _read_turn(self, checkpoint: Checkpoint, video_token_id: int) -> Turn:
-        tokenizer = self.tokens.tokenizer
+    def _read_turn(self, checkpoint: Checkpoint, config: Any) -> Turn:
+        """The template cut at a video; at an image, where it knows of images alone."""
+        placeholders = {shown: self._placeholder(config, shown) for shown in ("video", "image")}
         with readable("chat template", checkpoint.folder):
-            rendered = render_turn(tokenizer, checkpoint.chat_template())
-        placeholder = tokenizer.convert_ids_to_tokens(video_token_id)
-        if placeholder is None:
-            raise ValueError(f"the tokenizer of {self.name!r} has no token {video_token_id}, which stands for videos")
-        return cut_turn(rendered, placeholder)
+            template = checkpoint.chat_template()
+            rendered = {shown: render_turn(self.tokens.tokenizer, template, shown) for shown in placeholders}
+        known = [shown for shown, text in rendered.items() if placeholders[shown] in text]
+        shown = known[0] if known else "video"
+        return cut_turn(rendered[shown], placeholders[shown])
+
+    def _placeholder(self, config: Any, shown: str) -> str:
+        """What stands for a video or an image in the template: its token, or `<video>` where that is no token."""
+        token_id = getattr(config, f"{shown}_token_id", None)
+        token: str | None = f"<{shown}>"
+        if token_id is not None:
+            token = self.tokens.tokenizer.convert_ids_to_tokens(token_id)
+        if token is None:
+            raise ValueError(f"the tokenizer of {self.name!r} has no token {token_id}, which stands for {shown}s")
+        return token
 
     def _set_sizes(self) -> None:
         if not len(self.sink()):
             raise ValueError(f"the chat template of {self.name!r} must begin with some text, but the video comes first")
-        self.min_frame_tokens, self.max_frame_tokens = self._frame_tokens()
+        times, vision = timestamp_tokens(self.tokens, self.time_text), self._vision_tokens()
+        around = sum(len(self.tokens.marked(mark)) for mark in self.frame_marks)
+        self.min_frame_tokens, self.max_frame_tokens = (
+            time + around + grid for time, grid in zip(times, vision, strict=True)
+        )
         self.max_positions = int(self.config.max_position_embeddings)
         self.image_side = self._image_side()
         self.eos_ids = end_tokens(self.model, self.tokens.tokenizer)

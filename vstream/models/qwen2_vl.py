@@ -23,8 +23,7 @@ from vstream.models.chat import Turn
 from vstream.models.checkpoint import Checkpoint
 from vstream.models.checkpoint_adapter import CheckpointAdapter
 from vstream.models.patches import PatchSpec
-from vstream.models.spans import at_seconds, join_spans, plain_span, timestamp
-from vstream.models.tokens import timestamp_tokens
+from vstream.models.spans import at_seconds, join_spans, plain_span
 from vstream.types import Frame, TokenSpan
 
 GROUPS_AT_ONCE = 4
@@ -42,6 +41,7 @@ class QwenVlAdapter(CheckpointAdapter):
     """
 
     prompt_version = 1
+    frame_marks = ("<|vision_start|>", "<|vision_end|>")
     parts = ("vision_config",)  # the text's own configuration stands beside it in checkpoints of the hub
     num_axes = 3
     takes_max_pixels = True
@@ -66,20 +66,9 @@ class QwenVlAdapter(CheckpointAdapter):
     def _group(self, frames: Sequence[Frame], tokens: Tensor, rows: int, columns: int) -> TokenSpan:
         """The span of a group with tokens [P, W]: nobody sees it before its last frame."""
         mean_seconds = (frames[0].pts_seconds + frames[-1].pts_seconds) / 2
-        time = self._span(self.tokens.ids(self._time_text(mean_seconds)), TokenKind.TIMESTAMP)
-        start, end = (self._span([marker], TokenKind.MARKER) for marker in self._marker_ids)
-        parts = [time, start, grid_span(tokens, rows, columns), end]
+        start, end = (self._marker(mark) for mark in self.frame_marks)
+        parts = [self._time_span(mean_seconds), start, grid_span(tokens, rows, columns), end]
         return at_seconds(join_spans(parts), frames[-1].pts_seconds)
-
-    def _time_text(self, seconds: float) -> str:
-        """A group's time as the model reads it."""
-        return timestamp(seconds)
-
-    def _time_tokens(self) -> tuple[int, int]:
-        """The fewest and the most tokens of a time."""
-        newline = len(self.tokens.ids("\n"))
-        fewest, most = timestamp_tokens(self.tokens)
-        return fewest - newline, most - newline
 
     def _features(self, frames: Sequence[Frame], rows: int, columns: int) -> Tensor:
         """[G, P, W] of a batch."""
@@ -110,21 +99,15 @@ class QwenVlAdapter(CheckpointAdapter):
                 f"takes {wanted}; fetch the checkpoint again"
             )
         self.group_frames = self.patches.frames
-        self._marker_ids = (config.vision_start_token_id, config.vision_end_token_id)
 
-    def _read_turn(self, checkpoint: Checkpoint, video_token_id: int) -> Turn:
-        """Without the markers around the video, which every group has."""
-        turn = super()._read_turn(checkpoint, video_token_id)
-        start, end = self.tokens.tokenizer.convert_ids_to_tokens(self._marker_ids)
+    def _read_turn(self, checkpoint: Checkpoint, config: Any) -> Turn:
+        """Without the marks around the video, which every group has."""
+        turn, (start, end) = super()._read_turn(checkpoint, config), self.frame_marks
         before, after = turn.before_video.removesuffix(start), turn.before_question.removeprefix(end)
         return replace(turn, before_video=before, before_question=after)
 
-    def _frame_tokens(self) -> tuple[int, int]:
-        fewest, most = (
-            time + len(self._marker_ids) + vision
-            for time, vision in zip(self._time_tokens(), self.patches.tokens, strict=True)
-        )
-        return fewest, most
+    def _vision_tokens(self) -> tuple[int, int]:
+        return self.patches.tokens
 
     def _image_side(self) -> int:
         return int(2 * self.patches.max_pixels**0.5)  # a picture four times as wide as high loses nothing

@@ -19,8 +19,6 @@ from vstream.models.qwen2_vl import QwenVlAdapter
 from vstream.models.spans import plain_span
 from vstream.types import TokenSpan
 
-_SAMPLED_SECONDS = (0, *(digit * 10**power for power in range(6) for digit in range(1, 10)))  # to 250 hours
-
 
 class Qwen3VlAdapter(QwenVlAdapter):
     """A `Qwen3VLForConditionalGeneration`."""
@@ -47,10 +45,6 @@ class Qwen3VlAdapter(QwenVlAdapter):
         layers = [seen.pooler_output, *seen.deepstack_features]
         return torch.cat([torch.stack(list(layer)) for layer in layers], dim=-1)
 
-    def _time_text(self, seconds: float) -> str:
+    def time_text(self, seconds: float) -> str:
+        """`<12.0 seconds>`."""
         return f"<{seconds:.1f} seconds>"
-
-    def _time_tokens(self) -> tuple[int, int]:
-        """Of times with one to six digits, by samples of each: a tokenizer that cuts numbers has no other counts."""
-        counts = self.tokens.counts([self._time_text(second + 0.5) for second in _SAMPLED_SECONDS])
-        return min(counts), max(counts)

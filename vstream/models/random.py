@@ -109,7 +109,7 @@ class RandomLlama(Adapter):
         return torch.cat([means, spread]).T.to(self.dtype) @ self.projection  # [P, 6] @ [6, E]
 
     def _text_span(self, text: str, kind: TokenKind) -> TokenSpan:
-        return plain_span(self.embed(torch.tensor(list(text.encode()))), kind)
+        return plain_span(self.embed(torch.tensor(list(text.encode()), dtype=torch.long)), kind)
 
 
 def load(*, device: torch.device, dtype: torch.dtype | None = None, seed: int = 0) -> RandomLlama:

@@ -59,12 +59,30 @@ def timestamped(
 
     `text_span` gives the tokens of a text.
     """
+
+    def time_span(seconds: float) -> TokenSpan:
+        return text_span(timestamp(seconds), TokenKind.TIMESTAMP)
+
+    marks = text_span("", TokenKind.MARKER), text_span("\n", TokenKind.MARKER)
+    return framed(frames, features, time_span, marks)
+
+
+def framed(
+    frames: Sequence[Frame],
+    features: Tensor,
+    time_span: Callable[[float], TokenSpan],
+    marks: tuple[TokenSpan, TokenSpan],
+) -> TokenSpan:
+    """The time, a mark, the frame's tokens and another mark, for each of T frames with features [T, P, E].
+
+    `time_span` gives the tokens that say so many seconds.
+    """
     assert len(frames) == len(features), f"{len(frames)} frames, features {list(features.shape)}"
-    newline, spans = text_span("\n", TokenKind.MARKER), []
+    before, after = marks
+    spans = []
     for frame, tokens in zip(frames, features, strict=True):
-        time = text_span(timestamp(frame.pts_seconds), TokenKind.TIMESTAMP)
-        line = join_spans([time, plain_span(tokens, TokenKind.VISION), newline])
-        spans.append(at_seconds(line, frame.pts_seconds))
+        line = [time_span(frame.pts_seconds), before, plain_span(tokens, TokenKind.VISION), after]
+        spans.append(at_seconds(join_spans(line), frame.pts_seconds))
     return join_spans(spans)
 
 

@@ -1,0 +1,118 @@
+"""What each family's stock model is given for a conversation about a stream: the reference of `test_family.py`.
+
+A family's function tells the text and the pixels alone. Where features go, and which position each token has, the stock
+forward works out for itself. Texts are cut as whole texts; nothing here asks our adapters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from streams import QUESTION
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from vstream.models.chat import render_turn
+from vstream.models.checkpoint import Checkpoint
+from vstream.models.patches import PatchSpec
+from vstream.models.pictures import PictureSpec, prepare
+from vstream.types import Frame
+
+Inputs = dict[str, Any]
+"""Keywords of the stock forward: `input_ids` [1, N] and what the family takes beside them."""
+
+
+@dataclass(frozen=True)
+class Stock:
+    """A checkpoint as transformers has it.
+
+    Attributes:
+        folder: where it is.
+        model: the stock model.
+        tokenizer: its tokenizer.
+    """
+
+    folder: Path
+    model: Any
+    tokenizer: Any
+
+    @classmethod
+    def load(cls, folder: Path, dtype: torch.dtype) -> Stock:
+        from transformers import AutoModelForImageTextToText
+
+        model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa").eval()
+        return cls(folder, model, AutoTokenizer.from_pretrained(folder))
+
+    def ids(self, text: str) -> list[int]:
+        found: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return found
+
+    def conversation(self, shown: Sequence[int], placeholder: str) -> Tensor:
+        """[1, N] ids of the chat template around QUESTION, with the ids `shown` where it has the placeholder."""
+        rendered = render_turn(self.tokenizer, Checkpoint(self.folder, "stock").chat_template())
+        before, _, after = rendered.partition(placeholder)
+        after = after.replace("thequestiongoeshere", QUESTION)
+        return torch.tensor([[*self.ids(before), *shown, *self.ids(after)]])
+
+    def pixels(self, frames: Sequence[Frame]) -> Tensor:
+        """[T, 3, H, W] of pictures brought to one size; `test_pictures_are_prepared_...` compares them with PIL's."""
+        spec = PictureSpec.from_config(Checkpoint(self.folder, "stock").picture_config())
+        return prepare(frames, spec).to(self.model.dtype)
+
+
+def clock(frame: Frame) -> str:
+    return f"[{int(frame.pts_seconds) // 60}:{int(frame.pts_seconds) % 60:02}]"
+
+
+def llava_onevision(stock: Stock, frames: Sequence[Frame]) -> Inputs:
+    """`[m:ss]` and a newline around each frame.
+
+    The stock forward puts the tokens of a whole video, of which the last is its newline, where `<video>` stands, in
+    order. So one `<video>` a token between the times, and one more before the question, is our layout.
+    """
+    video, per_frame = stock.model.config.video_token_id, 4
+    shown = [token for frame in frames for token in (*stock.ids(clock(frame)), *[video] * per_frame, *stock.ids("\n"))]
+    ids = stock.conversation([*shown, video], "<video>")
+    return {"input_ids": ids, "pixel_values_videos": stock.pixels(frames)[None]}
+
+
+def qwen2_vl(stock: Stock, frames: Sequence[Frame]) -> Inputs:
+    """`[m:ss]` before each pair of frames, which is a video of its own."""
+    return _qwen_videos(stock, frames, lambda seconds: clock(Frame(seconds, frames[0].image)), volume=False)
+
+
+def qwen3_vl(stock: Stock, frames: Sequence[Frame]) -> Inputs:
+    """`<2.5 seconds>` before each pair of frames, all one video: the stock forward takes it apart."""
+    inputs = _qwen_videos(stock, frames, lambda seconds: f"<{seconds:.1f} seconds>", volume=True)
+    grids = inputs["video_grid_thw"]
+    return {**inputs, "video_grid_thw": torch.tensor([[len(grids), *grids[0, 1:].tolist()]])}
+
+
+def _qwen_videos(stock: Stock, frames: Sequence[Frame], time_text: Callable[[float], str], *, volume: bool) -> Inputs:
+    """Pairs of frames, the last with itself where it has no other; their time is the mean of both."""
+    spec = PatchSpec.from_config(Checkpoint(stock.folder, "stock").picture_config(), volume=volume)
+    rows, columns = spec.grid(*frames[0].image.shape[:2])
+    start, end = stock.ids("<|vision_start|>"), stock.ids("<|vision_end|>")
+    grid = [*start, *[stock.model.config.video_token_id] * rows * columns, *end]
+    pairs = [(frames[first], frames[min(first + 1, len(frames) - 1)]) for first in range(0, len(frames), 2)]
+    times = [time_text((one.pts_seconds + other.pts_seconds) / 2) for one, other in pairs]
+    shown = [token for time in times for token in (*stock.ids(time), *grid)]
+    ids = stock.conversation(shown, "<|vision_start|><|video_pad|><|vision_end|>")
+    return {
+        "input_ids": ids,
+        "mm_token_type_ids": (ids == stock.model.config.video_token_id).int() * 2,
+        "pixel_values_videos": spec.patches(frames, rows, columns).to(stock.model.dtype),
+        "video_grid_thw": torch.tensor([[1, 2 * rows, 2 * columns]] * len(pairs)),
+    }
+
+
+INPUTS: dict[str, Callable[[Stock, Sequence[Frame]], Inputs]] = {
+    "llava_onevision": llava_onevision,
+    "qwen2_vl": qwen2_vl,
+    "qwen2_5_vl": qwen2_vl,
+    "qwen3_vl": qwen3_vl,
+}
