@@ -38,13 +38,12 @@ REFUSED = [
     (MistralConfig(num_hidden_layers=2), "layer 0 is sliding_attention"),
     (Qwen3NextConfig(num_hidden_layers=4), "layer 0 is linear_attention, but only full attention is served"),
     (Llama4TextConfig(num_hidden_layers=4), "layer 0 is chunked_attention"),
-    (LlamaConfig(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}), "it has dynamic rope"),
     (Phi3Config(rope_parameters=LONGROPE), "it has longrope rope: its positions change with the length, so keys"),
     (
         Gemma3TextConfig(num_hidden_layers=1, layer_types=["full_attention"], rope_parameters={
-            "full_attention": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0},
+            "full_attention": LONGROPE,
             "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}),
-        "it has dynamic rope",
+        "it has longrope rope",
     ),
 ]  # fmt: skip
 
@@ -64,6 +63,7 @@ def test_configurations_that_cannot_be_exact_are_refused(config: Any, why: str) 
     [
         LlamaConfig(), Qwen2Config(), Qwen3Config(), Phi3Config(), MistralConfig(sliding_window=None),
         Qwen2Config(use_sliding_window=False, sliding_window=64), SmolLM3Config(no_rope_layers=[1] * 36),
+        LlamaConfig(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}),
         LlamaConfig(rope_parameters={"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}),
     ],
     ids=lambda config: type(config).__name__,

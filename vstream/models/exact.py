@@ -18,7 +18,7 @@ from vstream.models.families import FAMILIES
 if TYPE_CHECKING:
     from vstream.models.base import Adapter
 
-_CHANGING_ROPES = ("dynamic", "longrope")  # their tables depend on how much there is
+_CHANGING_ROPES = ("longrope",)  # their tables depend on how much there is, within the trained length
 _FULL = "full_attention"
 _PROBE_TOKENS, _PROBE_SHIFT = 8, 1021
 _TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3}  # tables are float32 at best
