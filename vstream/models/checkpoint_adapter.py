@@ -83,7 +83,7 @@ class CheckpointAdapter(Adapter):
         check_rotary(self.decoder, self.name)
         self._set_sizes()
         self.fingerprint = checkpoint.fingerprint(self.prompt_version, self.dtype, *self.options.changes())
-        check_moving(self)
+        check_moving(self, quantized=bool(getattr(self.model, "is_quantized", False)))
 
     def _model_class(self) -> Any:
         """transformers' class for the checkpoint: the one that the registry names."""
