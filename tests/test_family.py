@@ -105,9 +105,8 @@ def pictures(count: int, size: tuple[int, int] = (50, 70), seed: int = 0) -> lis
 
 
 def test_every_family_that_is_served_is_tried_here() -> None:
-    assert {family.model_type for family in SERVED} <= set(FAMILIES), (
-        "a family without a recipe in scripts/make_checkpoint.py"
-    )
+    served = {family.model_type for family in SERVED}
+    assert served <= set(FAMILIES), "a family without a recipe in scripts/make_checkpoint.py"
     assert set(INPUTS) == set(FAMILIES), "a recipe without a function in tests/family_inputs.py, or the reverse"
 
 
