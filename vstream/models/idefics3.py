@@ -6,12 +6,7 @@ module knows nothing of memory or sessions, or of where checkpoints come from.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from vstream.models.smolvlm import SmolVLMAdapter
-
-if TYPE_CHECKING:
-    pass
 
 
 class Idefics3Adapter(SmolVLMAdapter):
