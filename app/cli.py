@@ -188,14 +188,13 @@ def list_models(context: typer.Context, json: Json = False) -> None:
         return
     from rich.console import Console
 
-    from vstream.app.info import models_info
+    from vstream.app.info import models_listing
     from vstream.app.output import print_json
     from vstream.app.terminal import megabytes, rows_table
 
-    found = models_info()
+    found = models_listing()
     if json:
-        for model in found:
-            print_json(model)
+        print_json(found)
         return
     rows = [
         {
@@ -206,9 +205,12 @@ def list_models(context: typer.Context, json: Json = False) -> None:
             "score": model["score"],
             "what": model["description"],
         }
-        for model in found
+        for model in found["profiles"]
     ]
-    Console(highlight=False).print(rows_table(rows))
+    console = Console(highlight=False)
+    console.print(rows_table(rows))
+    console.print("\nCheckpoints of these families, by folder or by name on the hub (--model):")
+    console.print(rows_table([{"family": one["model_type"], "such as": one["example"]} for one in found["families"]]))
 
 
 @models.command()

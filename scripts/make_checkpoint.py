@@ -34,6 +34,7 @@ FAMILIES = {  # by `model_type`; a module has recipe() -> Recipe
     "qwen3_vl": "recipes.qwen3_vl",
     "smolvlm": "recipes.smolvlm",
     "idefics3": "recipes.idefics3",
+    "internvl": "recipes.internvl",
 }
 _MATRIX_GAIN = 1.5  # of a matrix's outputs over its inputs
 _ROUND = 64  # vocabularies are padded to such a number, as the hub's are

@@ -15,8 +15,13 @@ import torch
 from streams import QUESTION
 from torch import Tensor
 from transformers import AutoTokenizer
+from transformers.models.smolvlm.processing_smolvlm import (
+    DEFAULT_MEDIA_OUTTRO,
+    FRAME_TIMESTAMP_MESSAGE,
+    get_image_prompt_string,
+)
 
-from vstream.models.chat import render_turn
+from vstream.models.chat import SENTINEL, render_turn
 from vstream.models.checkpoint import Checkpoint
 from vstream.models.patches import PatchSpec
 from vstream.models.pictures import PictureSpec, prepare
@@ -51,11 +56,18 @@ class Stock:
         found: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return found
 
+    def rendered(self, kind: str = "video") -> str:
+        """The chat template around QUESTION, with a video or an image."""
+        template = Checkpoint(self.folder, "stock").chat_template()
+        return render_turn(self.tokenizer, template, kind).replace(SENTINEL, QUESTION)
+
+    def text_ids(self, placeholder: str, shown: str, kind: str = "video") -> Tensor:
+        """[1, N] ids of the chat template around QUESTION, with the text `shown` where it has the placeholder."""
+        return torch.tensor([self.ids(self.rendered(kind).replace(placeholder, shown))])
+
     def conversation(self, shown: Sequence[int], placeholder: str) -> Tensor:
         """[1, N] ids of the chat template around QUESTION, with the ids `shown` where it has the placeholder."""
-        rendered = render_turn(self.tokenizer, Checkpoint(self.folder, "stock").chat_template())
-        before, _, after = rendered.partition(placeholder)
-        after = after.replace("thequestiongoeshere", QUESTION)
+        before, _, after = self.rendered().partition(placeholder)
         return torch.tensor([[*self.ids(before), *shown, *self.ids(after)]])
 
     def pixels(self, frames: Sequence[Frame]) -> Tensor:
@@ -64,8 +76,8 @@ class Stock:
         return prepare(frames, spec).to(self.model.dtype)
 
 
-def clock(frame: Frame) -> str:
-    return f"[{int(frame.pts_seconds) // 60}:{int(frame.pts_seconds) % 60:02}]"
+def clock(frame: Frame, form: str = "[{}:{:02}]") -> str:
+    return form.format(*divmod(int(frame.pts_seconds), 60))
 
 
 def llava_onevision(stock: Stock, frames: Sequence[Frame]) -> Inputs:
@@ -78,6 +90,26 @@ def llava_onevision(stock: Stock, frames: Sequence[Frame]) -> Inputs:
     shown = [token for frame in frames for token in (*stock.ids(clock(frame)), *[video] * per_frame, *stock.ids("\n"))]
     ids = stock.conversation([*shown, video], "<video>")
     return {"input_ids": ids, "pixel_values_videos": stock.pixels(frames)[None]}
+
+
+def smolvlm(stock: Stock, frames: Sequence[Frame], kind: str = "video") -> Inputs:
+    """Transformers' own words and marks around frames, all in one picture without tiles."""
+    picture = get_image_prompt_string(0, 0, 4, "<fake_token_around_image>", "<image>", "<global-img>")
+    times = (FRAME_TIMESTAMP_MESSAGE.format(timestamp=clock(frame, "{:02}:{:02}")) for frame in frames)
+    shown = "You are provided the following series of frames from a video.\n"
+    shown += "".join(time + picture for time in times) + DEFAULT_MEDIA_OUTTRO
+    return {"input_ids": stock.text_ids(f"<{kind}>", shown, kind), "pixel_values": stock.pixels(frames)[None]}
+
+
+def idefics3(stock: Stock, frames: Sequence[Frame]) -> Inputs:
+    """As SmolVLM2; the template has an image where the frames go."""
+    return smolvlm(stock, frames, "image")
+
+
+def internvl(stock: Stock, frames: Sequence[Frame]) -> Inputs:
+    """The processor's own text for a video, with the time where it has the frame's number."""
+    shown = "\n".join(f"Frame {clock(frame)}: <img>{'<IMG_CONTEXT>' * 4}</img>" for frame in frames)
+    return {"input_ids": stock.text_ids("<video>", shown), "pixel_values": stock.pixels(frames)}
 
 
 def qwen2_vl(stock: Stock, frames: Sequence[Frame]) -> Inputs:
@@ -112,6 +144,9 @@ def _qwen_videos(stock: Stock, frames: Sequence[Frame], time_text: Callable[[flo
 
 INPUTS: dict[str, Callable[[Stock, Sequence[Frame]], Inputs]] = {
     "llava_onevision": llava_onevision,
+    "smolvlm": smolvlm,
+    "idefics3": idefics3,
+    "internvl": internvl,
     "qwen2_vl": qwen2_vl,
     "qwen2_5_vl": qwen2_vl,
     "qwen3_vl": qwen3_vl,

@@ -7,6 +7,7 @@ features and its own positions; `family_inputs.py` says what each is given. A ne
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -110,14 +111,18 @@ def test_every_family_that_is_served_is_tried_here() -> None:
 
 
 @shapes
-def test_streaming_equals_the_stock_forward(case: Case, size: tuple[int, int], count: int) -> None:
+def test_streaming_equals_the_stock_forward(
+    case: Case, size: tuple[int, int], count: int, record_property: Callable[[str, object], None]
+) -> None:
     frames = pictures(count, size)
     session = watched(case.adapter, frames, window_tokens=COVERING)
     streamed, stock = case.streamed(), case.logits(frames)
     answered = answer_logits(session)
     assert len(stock) == len(streamed) + len(answered)
     off = difference(torch.cat([streamed, answered]), stock)
-    print(f"{case.family} {case.dtype}: {off:.1e}")
+    told = {"family": case.family, "dtype": str(case.dtype).removeprefix("torch."), "difference": off}
+    for name, value in told.items():
+        record_property(name, value)  # scripts/family_table.py reads them
     assert off < case.tolerance
 
 

@@ -14,7 +14,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from vstream.models.embedded import fetch
-from vstream.models.families import family_of
+from vstream.models.families import FAMILIES, family_of
 from vstream.models.hub import find_checkpoint
 from vstream.models.options import LoadOptions
 
@@ -76,6 +76,11 @@ def list_models() -> list[ModelInfo]:
         ModelInfo(name, model.description, model.licence, model.size_bytes, model.is_installed(), _score(name))
         for name, model in _MODELS.items()
     ]
+
+
+def list_families() -> list[dict[str, str]]:
+    """The families of checkpoints that `load_adapter` serves: `model_type`, transformers' `class`, an `example`."""
+    return [{"model_type": one.model_type, "class": one.class_name, "example": one.example} for one in FAMILIES]
 
 
 def _score(name: str) -> str:

@@ -81,7 +81,7 @@ class CheckpointAdapter(Adapter):
         check_rotary(self.decoder, self.name)
         self._set_sizes()
         self.fingerprint = checkpoint.fingerprint(self.prompt_version, self.dtype, *self.options.changes())
-        check_moving(self)
+        check_moving(self, quantized=bool(getattr(self.model, "is_quantized", False)))
 
     def _model_class(self) -> Any:
         """transformers' class for the checkpoint: the one that the registry names."""
@@ -109,8 +109,8 @@ class CheckpointAdapter(Adapter):
         return 2 * max(self.pictures.height, self.pictures.width)
 
     def _end_of_video(self) -> TokenSpan:
-        """What comes once behind all frames."""
-        return self._marker(self.video_marks[1])
+        """What the model itself, not its text, puts once behind all frames; nothing unless the family does."""
+        return self._marker("")
 
     def time_text(self, seconds: float) -> str:
         """A frame's time as the model reads it: `[m:ss]`, unless the family has a form of its own."""
@@ -127,7 +127,8 @@ class CheckpointAdapter(Adapter):
 
     def question(self, text: str) -> Question:
         """The end of the video, then the rest of the chat template around the question."""
-        parts = ((self.turn.before_question, True), (text, False), (self.turn.after_question, True))
+        before_question = self.video_marks[1] + self.turn.before_question
+        parts = ((before_question, True), (text, False), (self.turn.after_question, True))
         before, words, after = (self._span(ids, TokenKind.MARKER) for ids in self.tokens.joined(parts))
         return question_of(join_spans([self._end_of_video(), before]), words, after)
 
@@ -135,19 +136,19 @@ class CheckpointAdapter(Adapter):
         """The text of generated token ids."""
         return self.tokens.text(token_ids)
 
-    def _time_span(self, seconds: float) -> TokenSpan:
-        return self._span(self.tokens.ids(self.time_text(seconds)), TokenKind.TIMESTAMP)
-
-    def _marker(self, text: str) -> TokenSpan:
-        """The tokens of a template's text, special ones meant."""
-        return self._span(self.tokens.marked(text), TokenKind.MARKER)
-
     def _check_options(self, checkpoint: Checkpoint) -> None:
         if self.options.max_pixels is not None and not self.takes_max_pixels:
             raise ValueError(
                 f"max_pixels is an option of families whose frames keep their shape, but {checkpoint.name!r} is of "
                 f"type {self._family.model_type!r}, whose frames have one size; leave it out"
             )
+
+    def _time_span(self, seconds: float) -> TokenSpan:
+        return self._span(self.tokens.ids(self.time_text(seconds)), TokenKind.TIMESTAMP)
+
+    def _marker(self, text: str) -> TokenSpan:
+        """The tokens of a template's text, special ones meant."""
+        return self._span(self.tokens.marked(text), TokenKind.MARKER)
 
     def _span(self, ids: list[int], kind: TokenKind) -> TokenSpan:
         return plain_span(self.embed(torch.tensor(ids, dtype=torch.long)), kind, self.num_axes)

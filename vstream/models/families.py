@@ -49,6 +49,7 @@ FAMILIES = (
            "smolvlm:SmolVLMAdapter"),
     Family("idefics3", "Idefics3ForConditionalGeneration", "HuggingFaceTB/SmolVLM-Instruct",
            "idefics3:Idefics3Adapter"),
+    Family("internvl", "InternVLForConditionalGeneration", "OpenGVLab/InternVL3-8B-hf", "internvl:InternVLAdapter"),
 )  # fmt: skip
 
 
