@@ -81,8 +81,9 @@ def crops() -> list[np.ndarray]:
 def test_pictures_are_prepared_as_transformers_does(
     stock: Any, resample: int, longest: int, side: int, crops: list[np.ndarray]
 ) -> None:
-    """In steps of 8 bits: none by Lanczos, else measured 2 at most. Of pictures higher than wide, new versions of PIL resize columns first
-    and round between, which no earlier one did, nor does torch: measured 3, and 0.3 on the mean."""
+    """In steps of 8 bits: none by Lanczos, else measured 2 at most. Of pictures higher than wide, new versions of PIL
+    resize columns first and round between, which no earlier one did, nor does torch: measured 3, and 0.3 on the mean.
+    """
     processor = stock(
         **{**STEPS, "do_image_splitting": False, "resample": resample, "size": {"longest_edge": longest},
            "max_image_size": {"longest_edge": side}}
