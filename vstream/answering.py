@@ -46,7 +46,7 @@ class Prompt:
     """What follows the window in one answer: frames not yet encoded, then the question.
 
     Attributes:
-        embeds: [N, E].
+        embeds: [N, W], as spans have them.
         positions: [A, N], where they are placed.
         words: [N] bool, True on the question's own words.
         num_open: how many of the tokens are frames.
@@ -187,7 +187,7 @@ class Answerer:
             gist_tokens=config.gist_tokens,
             original_positions=config.positions == "original",
             moments=moments,
-            word_embeds=prompt.embeds[prompt.words],
+            word_embeds=prompt.embeds[prompt.words, : adapter.config.hidden_size],
         )
         if config.selection == "per-layer":
             chooser = LayerRecall(adapter, cache, recall.for_layer)

@@ -187,6 +187,7 @@ class Remembered(ABC):
     def _past_view(self, until_seconds: float) -> View:
         """The stream as of an earlier time: its then newest detail blocks become the window again."""
         rows = self._rows_until(until_seconds)
+        rows = rows[~np.isin(rows["id"], self._not_yet_seen(rows, until_seconds))]
         crossing = rows["id"][rows["end_seconds"] > until_seconds].tolist()
         shortened = {block_id: self._until(self.store.meta(block_id), until_seconds) for block_id in crossing}
         window = list[BlockMeta]()
@@ -201,6 +202,11 @@ class Remembered(ABC):
             if block_id in shortened:
                 behind[row : row + 1] = rows_of([shortened[block_id]])
         return self._view(self._rebuilt(window), behind, shortened)
+
+    def _not_yet_seen(self, rows: Rows, until_seconds: float) -> list[int]:
+        """Blocks that had begun by a time, but had not yet the last frame of their first group."""
+        metas = (self.store.meta(block_id) for block_id in rows["id"][rows["end_seconds"] > until_seconds].tolist())
+        return [meta.id for meta in metas if meta.level == DETAIL and float(meta.seconds[0]) > until_seconds]
 
     def _view(self, snapshot: Snapshot, candidates: Rows, shortened: dict[int, BlockMeta]) -> View:
         """With the representatives of all blocks; that of a shortened block does not know what was cut off."""

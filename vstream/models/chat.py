@@ -60,7 +60,13 @@ def render_turn(
     rendered: str = tokenizer.apply_chat_template(
         messages, chat_template=template, tokenize=False, add_generation_prompt=True
     )
-    return rendered
+    return _begun(tokenizer, rendered)
+
+
+def _begun(tokenizer: Any, rendered: str) -> str:
+    """Behind the token with which the tokenizer begins every text, unless the template has it already."""
+    begins = tokenizer.bos_token is not None and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
+    return tokenizer.bos_token + rendered if begins and not rendered.startswith(tokenizer.bos_token) else rendered
 
 
 def cut_turn(rendered: str, placeholder: str) -> Turn:

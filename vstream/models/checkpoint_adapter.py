@@ -25,11 +25,13 @@ from vstream.models.exact import check_config, check_moving, check_rotary
 from vstream.models.families import family_of
 from vstream.models.loading import end_tokens, load_model, load_tokenizer, readable
 from vstream.models.options import LoadOptions
-from vstream.models.pictures import PictureSpec
+from vstream.models.pictures import PictureSpec, prepare
 from vstream.models.sizes import roomy_settings
 from vstream.models.spans import framed, join_spans, plain_span, question_of, timestamp
 from vstream.models.tokens import Tokens, timestamp_tokens
 from vstream.types import Frame, TokenSpan
+
+_FRAMES_AT_ONCE = 8
 
 
 class CheckpointAdapter(Adapter):
@@ -103,6 +105,18 @@ class CheckpointAdapter(Adapter):
         """P, from the model's configuration and `pictures`; `ValueError` where they do not belong together."""
         raise NotImplementedError("a family whose pictures have one size counts its tokens")
 
+    def _look(self, pixels: Tensor) -> Tensor:
+        """Visual tokens [T, P, E], or all in one row, of prepared pictures [T, 3, H, W] that have one size."""
+        raise NotImplementedError("a family whose pictures have one size looks at them")
+
+    def _check_side(self, side: Any) -> None:
+        """Refuses a processor whose pictures are not squares of the vision tower's side, in pixels."""
+        if (self.pictures.height, self.pictures.width) != (side, side):
+            raise ValueError(
+                f"the processor of {self.name!r} makes pictures of {self.pictures.height} x {self.pictures.width}, but "
+                f"its vision tower takes {side} x {side}; fetch the checkpoint again"
+            )
+
     def _vision_tokens(self) -> tuple[int, int]:
         """The fewest and the most visual tokens of a group of frames."""
         return self.tokens_per_frame, self.tokens_per_frame
@@ -122,6 +136,17 @@ class CheckpointAdapter(Adapter):
     def sink(self) -> TokenSpan:
         """What the chat template has before the video, and the family before the first frame."""
         return self._marker(self.turn.before_video + self.video_marks[0])
+
+    def encode(self, frames: Sequence[Frame]) -> Tensor:
+        """Visual tokens [T, P, E]; the vision tower sees a few frames at once."""
+        batches = (frames[start : start + _FRAMES_AT_ONCE] for start in range(0, len(frames), _FRAMES_AT_ONCE))
+        return torch.cat([self._encode_batch(batch) for batch in batches])
+
+    def _encode_batch(self, frames: Sequence[Frame]) -> Tensor:
+        tokens = self._look(prepare(frames, self.pictures).to(self.device, self.dtype))
+        shape = (len(frames), self.tokens_per_frame)
+        assert tokens.shape[:-1].numel() == shape[0] * shape[1], f"got tokens {list(tokens.shape)}, expected {shape}"
+        return tokens.reshape(*shape, -1)
 
     def layout(self, frames: Sequence[Frame], features: Tensor) -> TokenSpan:
         """The time and the frame's tokens between the family's marks, for each frame."""
@@ -151,19 +176,19 @@ class CheckpointAdapter(Adapter):
         """The text of generated token ids."""
         return self.tokens.text(token_ids)
 
-    def _check_options(self, checkpoint: Checkpoint) -> None:
-        if self.options.max_pixels is not None and not self.takes_max_pixels:
-            raise ValueError(
-                f"max_pixels is an option of families whose frames keep their shape, but {checkpoint.name!r} is of "
-                f"type {self._family.model_type!r}, whose frames have one size; leave it out"
-            )
-
     def _time_span(self, seconds: float) -> TokenSpan:
         return self._span(self.tokens.ids(self.time_text(seconds)), TokenKind.TIMESTAMP)
 
     def _marker(self, text: str) -> TokenSpan:
         """The tokens of a template's text, special ones meant."""
         return self._span(self.tokens.marked(text), TokenKind.MARKER)
+
+    def _check_options(self, checkpoint: Checkpoint) -> None:
+        if self.options.max_pixels is not None and not self.takes_max_pixels:
+            raise ValueError(
+                f"max_pixels is an option of families whose frames keep their shape, but {checkpoint.name!r} is of "
+                f"type {self._family.model_type!r}, whose frames have one size; leave it out"
+            )
 
     def _span(self, ids: list[int], kind: TokenKind) -> TokenSpan:
         return plain_span(self.embed(torch.tensor(ids, dtype=torch.long)), kind, self.num_axes)
