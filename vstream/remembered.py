@@ -73,6 +73,7 @@ class Remembered(ABC):
         self.num_gaps = 0
         self.clip_tokens = adapter.most_tokens(config.clip_frames)
         self.prompt_tokens = self.clip_tokens + config.max_question_tokens + config.max_answer_tokens
+        self.prompt_tokens += config.earlier_tokens
         self._sink = adapter.sink()
         self._check_tokens(len(self._sink))
         self.retriever = make_retriever(config.policy, config.retrieve_neighbours)
@@ -186,6 +187,7 @@ class Remembered(ABC):
     def _past_view(self, until_seconds: float) -> View:
         """The stream as of an earlier time: its then newest detail blocks become the window again."""
         rows = self._rows_until(until_seconds)
+        rows = rows[~np.isin(rows["id"], self._not_yet_seen(rows, until_seconds))]
         crossing = rows["id"][rows["end_seconds"] > until_seconds].tolist()
         shortened = {block_id: self._until(self.store.meta(block_id), until_seconds) for block_id in crossing}
         window = list[BlockMeta]()
@@ -200,6 +202,11 @@ class Remembered(ABC):
             if block_id in shortened:
                 behind[row : row + 1] = rows_of([shortened[block_id]])
         return self._view(self._rebuilt(window), behind, shortened)
+
+    def _not_yet_seen(self, rows: Rows, until_seconds: float) -> list[int]:
+        """Blocks that had begun by a time, but had not yet the last frame of their first group."""
+        metas = (self.store.meta(block_id) for block_id in rows["id"][rows["end_seconds"] > until_seconds].tolist())
+        return [meta.id for meta in metas if meta.level == DETAIL and float(meta.seconds[0]) > until_seconds]
 
     def _view(self, snapshot: Snapshot, candidates: Rows, shortened: dict[int, BlockMeta]) -> View:
         """With the representatives of all blocks; that of a shortened block does not know what was cut off."""
@@ -255,7 +262,8 @@ class Remembered(ABC):
                     "asked_at_seconds": answer.asked_at_seconds,
                 }
                 evidence = [[one.start_seconds, one.end_seconds] for one in answer.evidence]
-                self.dialogue.append({**turn, "evidence": evidence})
+                choices = {"choices": list(answer.choices)} if answer.choices else {}
+                self.dialogue.append({**turn, **choices, "evidence": evidence})
         while len(json.dumps(list(self.dialogue))) > MAX_DIALOGUE_BYTES:
             self.dialogue.popleft()
 

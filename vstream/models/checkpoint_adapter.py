@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 
+from vstream.choices import choices_text
 from vstream.memory.block import TokenKind
-from vstream.models.base import Adapter, Question
-from vstream.models.chat import Turn, cut_turn, render_turn
+from vstream.models.base import Adapter, Exchange, Question
+from vstream.models.chat import Between, Turn, cut_between, cut_turn, render_turn
 from vstream.models.checkpoint import Checkpoint
 from vstream.models.exact import check_config, check_moving, check_rotary
 from vstream.models.families import family_of
@@ -69,7 +72,7 @@ class CheckpointAdapter(Adapter):
         self.options = LoadOptions.of(options, single if options else {"device": "cpu", **single})
         self._family = family_of(checkpoint)
         self._check_options(checkpoint)
-        self.name = checkpoint.name
+        self.name, self._folder = checkpoint.name, checkpoint.folder
         checkpoint.check_parts(*self.parts)
         model_class = self._model_class()
         with readable("configuration", checkpoint.folder):
@@ -150,12 +153,24 @@ class CheckpointAdapter(Adapter):
         marks = self._marker(self.frame_marks[0]), self._marker(self.frame_marks[1])
         return framed(frames, features, self._time_span, marks)
 
-    def question(self, text: str) -> Question:
-        """The end of the video, then the rest of the chat template around the question."""
-        before_question = self.video_marks[1] + self.turn.before_question
-        parts = ((before_question, True), (text, False), (self.turn.after_question, True))
-        before, words, after = (self._span(ids, TokenKind.MARKER) for ids in self.tokens.joined(parts))
-        return question_of(join_spans([self._end_of_video(), before]), words, after)
+    def question(self, text: str, *, choices: Sequence[str] = (), earlier: Sequence[Exchange] = ()) -> Question:
+        """The end of the video, then the rest of the chat template around the questions."""
+        parts = [(self.video_marks[1] + self.turn.before_question, True)]
+        for one in earlier:
+            parts += [(one.question, False), (self._between.before_answer, True)]
+            parts += [(one.answer, False), (self._between.before_next, True)]
+        around = len(parts)
+        parts += [(text, False), (choices_text(choices), False), (self.turn.after_question, True)]
+        spans = [self._span(ids, TokenKind.MARKER) for ids in self.tokens.joined(parts)]
+        before, after = [self._end_of_video(), *spans[:around]], spans[around + 1 :]
+        return question_of(join_spans(before), spans[around], join_spans(after))
+
+    @cached_property
+    def _between(self) -> Between:
+        """What the template has between turns; most models are never asked for it."""
+        with readable("chat template", self._folder):
+            rendered = self._render(again=True)
+        return cut_between(rendered, self.turn, self.name)
 
     def text(self, token_ids: Sequence[int]) -> str:
         """The text of generated token ids."""
@@ -186,7 +201,20 @@ class CheckpointAdapter(Adapter):
             rendered = {shown: render_turn(self.tokens.tokenizer, template, shown) for shown in placeholders}
         known = [shown for shown, text in rendered.items() if placeholders[shown] in text]
         shown = known[0] if known else "video"
-        return cut_turn(rendered[shown], placeholders[shown])
+        self._render = partial(render_turn, self.tokens.tokenizer, template, shown, system=self.options.system)
+        turn = cut_turn(rendered[shown], placeholders[shown])
+        return turn if self.options.system is None else self._with_system(placeholders[shown])
+
+    def _with_system(self, placeholder: str) -> Turn:
+        """The template with the user's own system prompt."""
+        system = str(self.options.system)
+        try:
+            turn = cut_turn(self._render(), placeholder)
+        except TemplateError:
+            turn = None
+        if turn is None or system.strip() not in turn.before_video:
+            raise ValueError(f"the chat template of {self.name!r} takes no system prompt; leave it out")
+        return turn
 
     def _placeholder(self, config: Any, shown: str) -> str:
         """What stands for a video or an image in the template: its token, or `<video>` where that is no token."""

@@ -92,13 +92,13 @@ class PatchSpec:
         if self.enlarges and min(height, width) < self.side:
             scale = max(self.side / height, self.side / width)
             height, width = int(height * scale), int(width * scale)
-        rows, columns, pixels = round(height / self.side), round(width / self.side), self.side**2
-        if rows * columns * pixels > self.max_pixels:
-            scale = math.sqrt(height * width / self.max_pixels) * self.side
-            rows, columns = max(1, math.floor(height / scale)), max(1, math.floor(width / scale))
-        elif rows * columns * pixels < self.min_pixels:
-            scale = math.sqrt(self.min_pixels / (height * width)) / self.side
-            rows, columns = math.ceil(height * scale), math.ceil(width * scale)
+        rows, columns = round(height / self.side), round(width / self.side)
+        if rows * columns * self.side**2 > self.max_pixels:
+            scale = math.sqrt(height * width / self.max_pixels)
+            rows, columns = (max(1, math.floor(pixels / scale / self.side)) for pixels in (height, width))
+        elif rows * columns * self.side**2 < self.min_pixels:
+            scale = math.sqrt(self.min_pixels / (height * width))
+            rows, columns = (math.ceil(pixels * scale / self.side) for pixels in (height, width))
         longest = MAX_SIDE // self.side
         return min(rows, longest), min(columns, longest)
 
