@@ -60,7 +60,7 @@ def render_turn(
     rendered: str = tokenizer.apply_chat_template(
         messages, chat_template=template, tokenize=False, add_generation_prompt=True
     )
-    return _begun(tokenizer, rendered)
+    return rendered if again else _begun(tokenizer, rendered)
 
 
 def _begun(tokenizer: Any, rendered: str) -> str:
