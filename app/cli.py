@@ -59,15 +59,20 @@ def ask(
     at: Annotated[
         str, typer.Option(help="When it is asked, S, HH:MM:SS or wall clock T15:00: no later frame is seen.")
     ] = "end",
+    option: Annotated[
+        list[str] | None, typer.Option(help="An option to choose from; give it for each, in order.")
+    ] = None,
     *,
     options: Options,
 ) -> int:
     """Watches a video up to the question's time, or asks a memory, and answers."""
     from vstream.app.questions import Scheduled, parse_moment
     from vstream.app.watching import Run
+    from vstream.choices import check_choices
 
     moment = parse_moment(at)
-    scheduled = [Scheduled(question, moment) for question in questions]
+    choices = check_choices(option or ())
+    scheduled = [Scheduled(question, moment, choices) for question in questions]
     return _show(Run([source], scheduled, options), options, to_end=False)
 
 

@@ -113,7 +113,7 @@ def memory_info(folder: Path) -> dict[str, Any]:
 
 def _turn(turn: dict[str, Any]) -> dict[str, Any]:
     """A question and its answer; where it looked is for `memory_spans`."""
-    return {name: value for name, value in turn.items() if name != "evidence"}
+    return {name: value for name, value in turn.items() if name not in ("evidence", "choices")}
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,17 @@ class Options:
     temperature: Annotated[float | None, _option("0 is greedy, the default.", panel="Answers")] = None
     top_p: Annotated[float | None, _option("Nucleus sampling, in (0, 1].", panel="Answers")] = None
     seed: Annotated[int | None, _option("Of the sampling.", panel="Answers")] = None
+    dialogue: Annotated[
+        bool,
+        typer.Option(
+            "--dialogue",
+            help="Questions see earlier ones and their answers.",
+            rich_help_panel="Answers",
+        ),
+    ] = False
+    dialogue_tokens: Annotated[
+        int | None, _option("Most tokens of earlier turns; the oldest are left out (256).", panel="Answers")
+    ] = None
     device_mib: Annotated[float | None, _option("Memory on the device, MiB, for every source.", panel="Budgets")] = None
     host_mib: Annotated[float | None, _option("Memory in RAM, MiB, for every source.", panel="Budgets")] = None
     disk_mib: Annotated[
@@ -95,6 +106,7 @@ class Options:
     max_pixels: Annotated[
         int | None, _option("Most pixels of a frame, for models whose frames keep their shape.", panel="Model")
     ] = None
+    system: Annotated[str | None, _option("System prompt in place of the chat template's own.", panel="Model")] = None
     revision: Annotated[str | None, _option("Branch, tag or commit of a model on the hub.", panel="Model")] = None
     offline: Annotated[
         bool, typer.Option("--offline", help="Fetches nothing from the hub.", rich_help_panel="Model")
@@ -122,6 +134,7 @@ class Options:
                 device_map=self.device_map,
                 quantize=self.quantize,
                 max_pixels=self.max_pixels,
+                system=self.system,
                 revision=self.revision,
                 local_files_only=self.offline,
                 trust_remote_code=self.trust_remote_code,
@@ -153,6 +166,8 @@ class Options:
             scene_cut=self.scene_cut,
             skip_duplicates=self.skip_duplicates,
             drop_similarity=self.drop_similarity,
+            dialogue=self.dialogue,
+            dialogue_tokens=self.dialogue_tokens,
             device_bytes=_bytes("--device-mib", self.device_mib, _ram_mib()),
             host_bytes=_bytes("--host-mib", self.host_mib, _ram_mib()),
             disk_bytes=_bytes("--disk-mib", self.disk_mib, MAX_DISK_MIB),

@@ -35,6 +35,7 @@ FAMILIES = {  # by `model_type`; a module has recipe() -> Recipe
     "smolvlm": "recipes.smolvlm",
     "idefics3": "recipes.idefics3",
     "internvl": "recipes.internvl",
+    "llava_next_video": "recipes.llava_next_video",
 }
 _MATRIX_GAIN = 1.5  # of a matrix's outputs over its inputs
 _ROUND = 64  # vocabularies are padded to such a number, as the hub's are

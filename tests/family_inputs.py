@@ -106,6 +106,13 @@ def idefics3(stock: Stock, frames: Sequence[Frame]) -> Inputs:
     return smolvlm(stock, frames, "image")
 
 
+def llava_next_video(stock: Stock, frames: Sequence[Frame]) -> Inputs:
+    """`[m:ss]` and a newline around each frame, whose tokens go where `<video>` stands, in order."""
+    video, per_frame = stock.model.config.video_token_id, 4
+    shown = [token for frame in frames for token in (*stock.ids(clock(frame)), *[video] * per_frame, *stock.ids("\n"))]
+    return {"input_ids": stock.conversation(shown, "<video>"), "pixel_values_videos": stock.pixels(frames)[None]}
+
+
 def internvl(stock: Stock, frames: Sequence[Frame]) -> Inputs:
     """The processor's own text for a video, with the time where it has the frame's number."""
     shown = "\n".join(f"Frame {clock(frame)}: <img>{'<IMG_CONTEXT>' * 4}</img>" for frame in frames)
@@ -147,6 +154,7 @@ INPUTS: dict[str, Callable[[Stock, Sequence[Frame]], Inputs]] = {
     "smolvlm": smolvlm,
     "idefics3": idefics3,
     "internvl": internvl,
+    "llava_next_video": llava_next_video,
     "qwen2_vl": qwen2_vl,
     "qwen2_5_vl": qwen2_vl,
     "qwen3_vl": qwen3_vl,

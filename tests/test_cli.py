@@ -38,7 +38,7 @@ CAMERA = "lavfi:testsrc2=size=320x240:rate=10,realtime"
 TINY = [*RANDOM, "--fps", "2", "--max-tokens", "8"]
 KEYS = {
     "source", "question", "answer", "asked_at_seconds", "snapshot_seconds", "evidence", "ttft_ms", "tokens_per_second",
-    "memory", "frames", "vision_tokens",
+    "memory", "frames", "vision_tokens", "choice", "earlier_turns", "turns_left_out",
 }  # fmt: skip
 EVIDENCE_KEYS = {"start_seconds", "end_seconds", "wall_clock", "score", "level", "image"}
 MEMORY_KEYS = {"blocks", "device_bytes", "host_bytes", "disk_bytes"}

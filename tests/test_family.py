@@ -21,6 +21,7 @@ from streams import (
     TOLERANCE,
     ListSource,
     answer_logits,
+    assert_window_is_placed,
     difference,
     forget_all_but,
     pump_all,
@@ -104,9 +105,8 @@ def pictures(count: int, size: tuple[int, int] = (50, 70), seed: int = 0) -> lis
 
 
 def test_every_family_that_is_served_is_tried_here() -> None:
-    assert {family.model_type for family in SERVED} <= set(FAMILIES), (
-        "a family without a recipe in scripts/make_checkpoint.py"
-    )
+    served = {family.model_type for family in SERVED}
+    assert served <= set(FAMILIES), "a family without a recipe in scripts/make_checkpoint.py"
     assert set(INPUTS) == set(FAMILIES), "a recipe without a function in tests/family_inputs.py, or the reverse"
 
 
@@ -172,6 +172,15 @@ def watch_with_a_shifted_clip(adapter: Adapter, frames: list[Frame]) -> None:
     first = session.memory.cache.window[0]
     session.memory.cache.window[0] = Placed(first.meta, first.start.clone() + 1)
     pump_all(session)
+
+
+def test_a_long_stream_stays_below_the_trained_length(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(case.adapter, "max_positions", 450)
+    frames, most = pictures(80), case.adapter.max_frame_tokens
+    session = watched(case.adapter, frames, window_tokens=4 * most, retrieve_tokens=2 * most, gist_tokens=most)
+    assert session.memory.cache.num_rebases >= 1
+    assert max(int(positions.max()) for positions in case.adapter.positions) < 450
+    assert_window_is_placed(session)
 
 
 @torch.inference_mode()

@@ -73,6 +73,7 @@ class Remembered(ABC):
         self.num_gaps = 0
         self.clip_tokens = adapter.most_tokens(config.clip_frames)
         self.prompt_tokens = self.clip_tokens + config.max_question_tokens + config.max_answer_tokens
+        self.prompt_tokens += config.earlier_tokens
         self._sink = adapter.sink()
         self._check_tokens(len(self._sink))
         self.retriever = make_retriever(config.policy, config.retrieve_neighbours)
@@ -261,7 +262,8 @@ class Remembered(ABC):
                     "asked_at_seconds": answer.asked_at_seconds,
                 }
                 evidence = [[one.start_seconds, one.end_seconds] for one in answer.evidence]
-                self.dialogue.append({**turn, "evidence": evidence})
+                choices = {"choices": list(answer.choices)} if answer.choices else {}
+                self.dialogue.append({**turn, **choices, "evidence": evidence})
         while len(json.dumps(list(self.dialogue))) > MAX_DIALOGUE_BYTES:
             self.dialogue.popleft()
 

@@ -36,6 +36,14 @@ class Question:
     query: Tensor
 
 
+@dataclass(frozen=True)
+class Exchange:
+    """An earlier question of a dialogue, and its answer."""
+
+    question: str
+    answer: str
+
+
 class Adapter(ABC):
     """One loaded model behind the calls that a session makes.
 
@@ -97,8 +105,12 @@ class Adapter(ABC):
         """
 
     @abstractmethod
-    def question(self, text: str) -> Question:
-        """The turn that asks `text`."""
+    def question(self, text: str, *, choices: Sequence[str] = (), earlier: Sequence[Exchange] = ()) -> Question:
+        """The turn that asks `text`, with options to choose from behind it, and earlier turns before it.
+
+        Raises:
+            ValueError: if the model's chat template has no earlier turns.
+        """
 
     @abstractmethod
     def text(self, token_ids: Sequence[int]) -> str:

@@ -8,25 +8,30 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 
+from vstream.choices import choices_text
 from vstream.memory.block import TokenKind
-from vstream.models.base import Adapter, Question
-from vstream.models.chat import Turn, cut_turn, render_turn
+from vstream.models.base import Adapter, Exchange, Question
+from vstream.models.chat import Between, Turn, cut_between, cut_turn, render_turn
 from vstream.models.checkpoint import Checkpoint
 from vstream.models.exact import check_config, check_moving, check_rotary
 from vstream.models.families import family_of
 from vstream.models.loading import end_tokens, load_model, load_tokenizer, readable
 from vstream.models.options import LoadOptions
-from vstream.models.pictures import PictureSpec
+from vstream.models.pictures import PictureSpec, prepare
 from vstream.models.sizes import roomy_settings
 from vstream.models.spans import framed, join_spans, plain_span, question_of, timestamp
 from vstream.models.tokens import Tokens, timestamp_tokens
 from vstream.types import Frame, TokenSpan
+
+_FRAMES_AT_ONCE = 8
 
 
 class CheckpointAdapter(Adapter):
@@ -67,7 +72,7 @@ class CheckpointAdapter(Adapter):
         self.options = LoadOptions.of(options, single if options else {"device": "cpu", **single})
         self._family = family_of(checkpoint)
         self._check_options(checkpoint)
-        self.name = checkpoint.name
+        self.name, self._folder = checkpoint.name, checkpoint.folder
         checkpoint.check_parts(*self.parts)
         model_class = self._model_class()
         with readable("configuration", checkpoint.folder):
@@ -100,6 +105,18 @@ class CheckpointAdapter(Adapter):
         """P, from the model's configuration and `pictures`; `ValueError` where they do not belong together."""
         raise NotImplementedError("a family whose pictures have one size counts its tokens")
 
+    def _look(self, pixels: Tensor) -> Tensor:
+        """Visual tokens [T, P, E], or all in one row, of prepared pictures [T, 3, H, W] that have one size."""
+        raise NotImplementedError("a family whose pictures have one size looks at them")
+
+    def _check_side(self, side: Any) -> None:
+        """Refuses a processor whose pictures are not squares of the vision tower's side, in pixels."""
+        if (self.pictures.height, self.pictures.width) != (side, side):
+            raise ValueError(
+                f"the processor of {self.name!r} makes pictures of {self.pictures.height} x {self.pictures.width}, but "
+                f"its vision tower takes {side} x {side}; fetch the checkpoint again"
+            )
+
     def _vision_tokens(self) -> tuple[int, int]:
         """The fewest and the most visual tokens of a group of frames."""
         return self.tokens_per_frame, self.tokens_per_frame
@@ -120,28 +137,44 @@ class CheckpointAdapter(Adapter):
         """What the chat template has before the video, and the family before the first frame."""
         return self._marker(self.turn.before_video + self.video_marks[0])
 
+    def encode(self, frames: Sequence[Frame]) -> Tensor:
+        """Visual tokens [T, P, E]; the vision tower sees a few frames at once."""
+        batches = (frames[start : start + _FRAMES_AT_ONCE] for start in range(0, len(frames), _FRAMES_AT_ONCE))
+        return torch.cat([self._encode_batch(batch) for batch in batches])
+
+    def _encode_batch(self, frames: Sequence[Frame]) -> Tensor:
+        tokens = self._look(prepare(frames, self.pictures).to(self.device, self.dtype))
+        shape = (len(frames), self.tokens_per_frame)
+        assert tokens.shape[:-1].numel() == shape[0] * shape[1], f"got tokens {list(tokens.shape)}, expected {shape}"
+        return tokens.reshape(*shape, -1)
+
     def layout(self, frames: Sequence[Frame], features: Tensor) -> TokenSpan:
         """The time and the frame's tokens between the family's marks, for each frame."""
         marks = self._marker(self.frame_marks[0]), self._marker(self.frame_marks[1])
         return framed(frames, features, self._time_span, marks)
 
-    def question(self, text: str) -> Question:
-        """The end of the video, then the rest of the chat template around the question."""
-        before_question = self.video_marks[1] + self.turn.before_question
-        parts = ((before_question, True), (text, False), (self.turn.after_question, True))
-        before, words, after = (self._span(ids, TokenKind.MARKER) for ids in self.tokens.joined(parts))
-        return question_of(join_spans([self._end_of_video(), before]), words, after)
+    def question(self, text: str, *, choices: Sequence[str] = (), earlier: Sequence[Exchange] = ()) -> Question:
+        """The end of the video, then the rest of the chat template around the questions."""
+        parts = [(self.video_marks[1] + self.turn.before_question, True)]
+        for one in earlier:
+            parts += [(one.question, False), (self._between.before_answer, True)]
+            parts += [(one.answer, False), (self._between.before_next, True)]
+        around = len(parts)
+        parts += [(text, False), (choices_text(choices), False), (self.turn.after_question, True)]
+        spans = [self._span(ids, TokenKind.MARKER) for ids in self.tokens.joined(parts)]
+        before, after = [self._end_of_video(), *spans[:around]], spans[around + 1 :]
+        return question_of(join_spans(before), spans[around], join_spans(after))
+
+    @cached_property
+    def _between(self) -> Between:
+        """What the template has between turns; most models are never asked for it."""
+        with readable("chat template", self._folder):
+            rendered = self._render(again=True)
+        return cut_between(rendered, self.turn, self.name)
 
     def text(self, token_ids: Sequence[int]) -> str:
         """The text of generated token ids."""
         return self.tokens.text(token_ids)
-
-    def _check_options(self, checkpoint: Checkpoint) -> None:
-        if self.options.max_pixels is not None and not self.takes_max_pixels:
-            raise ValueError(
-                f"max_pixels is an option of families whose frames keep their shape, but {checkpoint.name!r} is of "
-                f"type {self._family.model_type!r}, whose frames have one size; leave it out"
-            )
 
     def _time_span(self, seconds: float) -> TokenSpan:
         return self._span(self.tokens.ids(self.time_text(seconds)), TokenKind.TIMESTAMP)
@@ -149,6 +182,13 @@ class CheckpointAdapter(Adapter):
     def _marker(self, text: str) -> TokenSpan:
         """The tokens of a template's text, special ones meant."""
         return self._span(self.tokens.marked(text), TokenKind.MARKER)
+
+    def _check_options(self, checkpoint: Checkpoint) -> None:
+        if self.options.max_pixels is not None and not self.takes_max_pixels:
+            raise ValueError(
+                f"max_pixels is an option of families whose frames keep their shape, but {checkpoint.name!r} is of "
+                f"type {self._family.model_type!r}, whose frames have one size; leave it out"
+            )
 
     def _span(self, ids: list[int], kind: TokenKind) -> TokenSpan:
         return plain_span(self.embed(torch.tensor(ids, dtype=torch.long)), kind, self.num_axes)
@@ -161,7 +201,20 @@ class CheckpointAdapter(Adapter):
             rendered = {shown: render_turn(self.tokens.tokenizer, template, shown) for shown in placeholders}
         known = [shown for shown, text in rendered.items() if placeholders[shown] in text]
         shown = known[0] if known else "video"
-        return cut_turn(rendered[shown], placeholders[shown])
+        self._render = partial(render_turn, self.tokens.tokenizer, template, shown, system=self.options.system)
+        turn = cut_turn(rendered[shown], placeholders[shown])
+        return turn if self.options.system is None else self._with_system(placeholders[shown])
+
+    def _with_system(self, placeholder: str) -> Turn:
+        """The template with the user's own system prompt."""
+        system = str(self.options.system)
+        try:
+            turn = cut_turn(self._render(), placeholder)
+        except TemplateError:
+            turn = None
+        if turn is None or system.strip() not in turn.before_video:
+            raise ValueError(f"the chat template of {self.name!r} takes no system prompt; leave it out")
+        return turn
 
     def _placeholder(self, config: Any, shown: str) -> str:
         """What stands for a video or an image in the template: its token, or `<video>` where that is no token."""

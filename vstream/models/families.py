@@ -49,6 +49,8 @@ FAMILIES = (
            "smolvlm:SmolVLMAdapter"),
     Family("idefics3", "Idefics3ForConditionalGeneration", "HuggingFaceTB/SmolVLM-Instruct",
            "idefics3:Idefics3Adapter"),
+    Family("llava_next_video", "LlavaNextVideoForConditionalGeneration", "llava-hf/LLaVA-NeXT-Video-7B-hf",
+           "llava_next_video:LlavaNextVideoAdapter"),
     Family("internvl", "InternVLForConditionalGeneration", "OpenGVLab/InternVL3-8B-hf", "internvl:InternVLAdapter"),
 )  # fmt: skip
 

@@ -7,21 +7,15 @@ picture stay as the model knows them. This module knows nothing of memory or ses
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from vstream.models.chat import Turn
 from vstream.models.checkpoint import Checkpoint
 from vstream.models.checkpoint_adapter import CheckpointAdapter
-from vstream.models.pictures import prepare
 from vstream.models.spans import timestamp
-from vstream.types import Frame
-
-FRAMES_AT_ONCE = 8
 
 
 class InternVLAdapter(CheckpointAdapter):
@@ -37,15 +31,8 @@ class InternVLAdapter(CheckpointAdapter):
         """`Frame [m:ss]: `."""
         return f"Frame {timestamp(seconds)}: "
 
-    def encode(self, frames: Sequence[Frame]) -> Tensor:
-        """Visual tokens [T, P, E]."""
-        batches = (frames[start : start + FRAMES_AT_ONCE] for start in range(0, len(frames), FRAMES_AT_ONCE))
-        return torch.cat([self._features(batch) for batch in batches])
-
-    def _features(self, frames: Sequence[Frame]) -> Tensor:
-        pixels = prepare(frames, self.pictures).to(self.device, self.dtype)  # [T, 3, H, W]
+    def _look(self, pixels: Tensor) -> Tensor:
         shown: Tensor = self.model.get_image_features(pixels).pooler_output  # [T, P, E]
-        assert shown.shape[:2] == (len(frames), self.tokens_per_frame), f"{len(frames)} frames gave {list(shown.shape)}"
         return shown
 
     def _read_turn(self, checkpoint: Checkpoint, config: Any) -> Turn:
@@ -56,11 +43,7 @@ class InternVLAdapter(CheckpointAdapter):
     def _count_tokens(self, config: Any) -> int:
         height, width = config.vision_config.image_size
         rows, columns = height // config.vision_config.patch_size[0], width // config.vision_config.patch_size[1]
-        if (self.pictures.height, self.pictures.width) != (height, width):
-            raise ValueError(
-                f"the processor of {self.name!r} makes pictures of {self.pictures.height} x {self.pictures.width}, but "
-                f"its vision tower takes {height} x {width}; fetch the checkpoint again"
-            )
+        self._check_side(height)
         merged = rows * config.downsample_ratio
         if rows != columns or merged != int(merged):
             raise ValueError(

@@ -120,10 +120,10 @@ def _resized(frame: Frame, spec: PictureSpec) -> Tensor:
         raise ValueError(f"this model takes pictures, got features {list(frame.image.shape)}")
     picture = torch.from_numpy(frame.image).movedim(-1, 0)
     if spec.longest_edge is not None:
-        picture = resize(picture, *_by_longest(*picture.shape[1:], spec.longest_edge), spec.mode)
+        picture = resize(picture, *_by_longest(picture.shape[1], picture.shape[2], spec.longest_edge), spec.mode)
     if spec.shortest_edge is None:
         return resize(picture, spec.height, spec.width, spec.mode)
-    picture = resize(picture, *_by_shortest(*picture.shape[1:], spec.shortest_edge), spec.mode)
+    picture = resize(picture, *_by_shortest(picture.shape[1], picture.shape[2], spec.shortest_edge), spec.mode)
     top, left = (picture.shape[1] - spec.height) // 2, (picture.shape[2] - spec.width) // 2
     return picture[:, top : top + spec.height, left : left + spec.width]
 

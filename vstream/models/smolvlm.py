@@ -7,17 +7,12 @@ two are left out. This module knows nothing of memory or sessions, or of where c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from vstream.models.checkpoint_adapter import CheckpointAdapter
-from vstream.models.pictures import prepare
-from vstream.types import Frame
-
-FRAMES_AT_ONCE = 8
 
 
 class SmolVLMAdapter(CheckpointAdapter):
@@ -34,29 +29,17 @@ class SmolVLMAdapter(CheckpointAdapter):
         """`Frame from MM:SS:` on a new line; minutes go on beyond 99."""
         return f"\nFrame from {int(seconds) // 60:02}:{int(seconds) % 60:02}:"
 
-    def encode(self, frames: Sequence[Frame]) -> Tensor:
-        """Visual tokens [T, P, E], neighbouring patches in one."""
-        batches = (frames[start : start + FRAMES_AT_ONCE] for start in range(0, len(frames), FRAMES_AT_ONCE))
-        return torch.cat([self._features(batch) for batch in batches])
-
-    def _features(self, frames: Sequence[Frame]) -> Tensor:
-        """[T, P, E] of a batch. The model drops pictures that are all zero, so none may have a zero in it."""
-        pixels = prepare(frames, self.pictures).to(self.device, self.dtype)  # [T, 3, H, W]
-        pixels.masked_fill_(pixels == 0, torch.finfo(self.dtype).tiny)
-        shown = torch.cat(list(self.model.get_image_features(pixels[None]).pooler_output))
-        count = len(frames) * self.tokens_per_frame
-        assert shown.shape[:-1].numel() == count, f"{len(frames)} frames gave {list(shown.shape)}, expected {count}"
-        return shown.reshape(len(frames), self.tokens_per_frame, -1)
+    def _look(self, pixels: Tensor) -> Tensor:
+        """The model drops pictures that are all zero, as padding; so no zero is left to be seen."""
+        pixels.masked_fill_(pixels == 0, torch.finfo(pixels.dtype).tiny)
+        return torch.cat(list(self.model.get_image_features(pixels[None]).pooler_output))
 
     def _count_tokens(self, config: Any) -> int:
         side, patch, scale = config.vision_config.image_size, config.vision_config.patch_size, config.scale_factor
-        if (self.pictures.height, self.pictures.width) != (side, side):
-            raise ValueError(
-                f"the processor of {self.name!r} makes pictures of {self.pictures.height} x {self.pictures.width}, but "
-                f"its vision tower takes {side} x {side}; fetch the checkpoint again"
-            )
+        self._check_side(side)
         if side // patch % scale:
             raise ValueError(
-                f"{self.name!r} has {side // patch} patches a side, which scale_factor {scale} must divide"
+                f"{self.name!r} has {side // patch} patches a side, which scale_factor {scale} must divide; fetch the "
+                "checkpoint again"
             )
         return int((side // patch // scale) ** 2)
