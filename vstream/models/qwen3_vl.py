@@ -21,7 +21,7 @@ from vstream.types import TokenSpan
 
 
 class Qwen3VlAdapter(QwenVlAdapter):
-    """A `Qwen3VLForConditionalGeneration`."""
+    """A `Qwen3VLForConditionalGeneration`, or the same with experts, `Qwen3VLMoeForConditionalGeneration`."""
 
     parts = ("text_config", "vision_config")
     volume = True
