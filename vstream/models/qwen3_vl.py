@@ -21,7 +21,7 @@ from vstream.types import TokenSpan
 
 
 class Qwen3VlAdapter(QwenVlAdapter):
-    """A `Qwen3VLForConditionalGeneration`."""
+    """A `Qwen3VLForConditionalGeneration`, or the same with experts, `Qwen3VLMoeForConditionalGeneration`."""
 
     parts = ("text_config", "vision_config")
     volume = True
@@ -32,7 +32,7 @@ class Qwen3VlAdapter(QwenVlAdapter):
         deep = embeds[:, width:]
         if deep.shape[1]:
             everywhere = torch.ones(1, len(deep), dtype=torch.bool, device=deep.device)
-            kwargs |= {"visual_pos_masks": everywhere, "deepstack_visual_embeds": deep.split(width, dim=1)}
+            kwargs |= {"visual_pos_masks": everywhere, "deepstack_visual_embeds": torch.split(deep, width, dim=1)}
         return super().forward(embeds[:, :width], positions, cache, **kwargs)
 
     def _span(self, ids: list[int], kind: TokenKind) -> TokenSpan:
