@@ -32,6 +32,7 @@ FAMILIES = {  # by `model_type`; a module has recipe() -> Recipe
     "qwen2_vl": "recipes.qwen2_vl",
     "qwen2_5_vl": "recipes.qwen2_5_vl",
     "qwen3_vl": "recipes.qwen3_vl",
+    "qwen3_vl_moe": "recipes.qwen3_vl_moe",
     "smolvlm": "recipes.smolvlm",
     "idefics3": "recipes.idefics3",
     "internvl": "recipes.internvl",

@@ -149,6 +149,8 @@ def _qwen_videos(stock: Stock, frames: Sequence[Frame], time_text: Callable[[flo
     }
 
 
+FLOAT32_ALONE = ("qwen3_vl_moe",)  # torch multiplies experts grouped, and that only up to 32 bits
+
 INPUTS: dict[str, Callable[[Stock, Sequence[Frame]], Inputs]] = {
     "llava_onevision": llava_onevision,
     "smolvlm": smolvlm,
@@ -158,4 +160,5 @@ INPUTS: dict[str, Callable[[Stock, Sequence[Frame]], Inputs]] = {
     "qwen2_vl": qwen2_vl,
     "qwen2_5_vl": qwen2_vl,
     "qwen3_vl": qwen3_vl,
+    "qwen3_vl_moe": qwen3_vl,
 }

@@ -46,7 +46,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory, embedded_folder: Path) -> 
 
 @pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
 def adapter(request: pytest.FixtureRequest, folders: dict[str, Path]) -> QwenVlAdapter:
-    return load(folders[request.param])
+    return recording(load(folders[request.param]))  # type: ignore[no-any-return]
 
 
 @pytest.fixture
@@ -212,20 +212,19 @@ def test_nobody_sees_a_group_before_its_last_frame(adapter: QwenVlAdapter) -> No
 
 def test_later_frames_leave_an_answer_bit_identical(adapter: QwenVlAdapter) -> None:
     """A question between the two frames of a group sees the first of them alone."""
-    recorded = recording(load(Path(adapter.name)))
-    told = {}
+    told, hidden = {}, adapter.hidden  # type: ignore[attr-defined]
     for index in (None, 7, 8, 6):
         frames = pictures(12)
         if index is not None:
             frames[index] = replace(frames[index], image=frames[index].image[::-1].copy())
-        session = Session(recorded, ListSource(frames), small_config(clip_frames=4, window_tokens=256))
-        recorded.hidden.clear()
+        session = Session(adapter, ListSource(frames), small_config(clip_frames=4, window_tokens=256))
+        hidden.clear()
         answer = session.ask(QUESTION, at=6.5)
         while not answer.done:
             assert session.ingest
             session.ingest.pump(1)
             session.step()
-        told[index] = answer.text(), answer.evidence, recorded.hidden[-1]
+        told[index] = answer.text(), answer.evidence, hidden[-1]
         session.close()
     assert told[7][0] == told[None][0]
     assert torch.equal(told[7][2], told[None][2])
@@ -320,9 +319,8 @@ def test_answers_in_a_batch_are_those_alone(adapter: QwenVlAdapter) -> None:
 def test_a_resumed_stream_goes_on_with_the_same_bits(adapter: QwenVlAdapter, tmp_path: Path) -> None:
     def logits(folder: Path, cuts: tuple[int, ...]) -> Tensor:
         for count in cuts:
-            recorded = recording(load(Path(adapter.name)))
             config = small_config(clip_frames=4, window_tokens=128, disk_bytes=64 * MIB)
-            session = Session(recorded, ListSource(pictures(count)), config, folder=folder)
+            session = Session(adapter, ListSource(pictures(count)), config, folder=folder)
             pump_all(session)
             found = answer_logits(session)
             session.close()

@@ -5,9 +5,15 @@ Its template is Qwen2-VL's without a system prompt of its own.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+from transformers import (
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeForConditionalGeneration,
+)
 
 from recipes import Recipe, TokenId, decoder_shape
 from recipes.qwen2_vl import SPECIAL, TEMPLATE, marker_ids
@@ -35,15 +41,25 @@ def recipe() -> Recipe:
     )  # fmt: skip
 
 
+def moe_recipe() -> Recipe:
+    """The same with experts in the decoder."""
+    return replace(recipe(), model=_moe_model)
+
+
 def _model(token_id: TokenId, vocab_size: int) -> Any:
+    return Qwen3VLForConditionalGeneration(Qwen3VLConfig(**_configuration(token_id, vocab_size)))
+
+
+def _moe_model(token_id: TokenId, vocab_size: int) -> Any:
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+    return Qwen3VLMoeForConditionalGeneration(Qwen3VLMoeConfig(**_configuration(token_id, vocab_size, **experts)))
+
+
+def _configuration(token_id: TokenId, vocab_size: int, **more: Any) -> dict[str, Any]:
     rope = {"rope_type": "default", "mrope_interleaved": True, "mrope_section": [4, 2, 2], "rope_theta": 10000.0}
     vision = {
         "depth": 3, "hidden_size": 32, "out_hidden_size": 64, "num_heads": 2, "intermediate_size": 48, "patch_size": 16,
         "num_position_embeddings": 64, "deepstack_visual_indexes": DEEPSTACK_LAYERS,
     }  # fmt: skip
-    return Qwen3VLForConditionalGeneration(
-        Qwen3VLConfig(
-            text_config=decoder_shape(vocab_size, head_dim=16, rope_parameters=rope), vision_config=vision,
-            **marker_ids(token_id),
-        )
-    )  # fmt: skip
+    text = decoder_shape(vocab_size, head_dim=16, rope_parameters=rope, **more)
+    return {"text_config": text, "vision_config": vision, **marker_ids(token_id)}

@@ -45,6 +45,8 @@ FAMILIES = (
     Family("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", "Qwen/Qwen2.5-VL-7B-Instruct",
            "qwen2_5_vl:Qwen25VlAdapter"),
     Family("qwen3_vl", "Qwen3VLForConditionalGeneration", "Qwen/Qwen3-VL-8B-Instruct", "qwen3_vl:Qwen3VlAdapter"),
+    Family("qwen3_vl_moe", "Qwen3VLMoeForConditionalGeneration", "Qwen/Qwen3-VL-30B-A3B-Instruct",
+           "qwen3_vl:Qwen3VlAdapter"),
     Family("smolvlm", "SmolVLMForConditionalGeneration", "HuggingFaceTB/SmolVLM2-2.2B-Instruct",
            "smolvlm:SmolVLMAdapter"),
     Family("idefics3", "Idefics3ForConditionalGeneration", "HuggingFaceTB/SmolVLM-Instruct",

@@ -65,8 +65,8 @@ class PatchSpec:
         Raises:
             ValueError: for a step that is missing or not supported, or more pixels than the checkpoint allows.
         """
-        patch, merge, frames = (config.get(f"{name}_size") for name in ("patch", "merge", "temporal_patch"))
-        if not all(isinstance(size, int) for size in (patch, merge, frames)):
+        patch, merge, frames = (config.get(f"{name}_size", 0) for name in ("patch", "merge", "temporal_patch"))
+        if not all(isinstance(size, int) and size >= 1 for size in (patch, merge, frames)):
             raise ValueError(f"the processor must name patch_size, merge_size, temporal_patch_size, got {dict(config)}")
         side, least_most = patch * merge, _pixels(config)
         least, most = (pixels // frames if volume else pixels for pixels in least_most)

@@ -42,7 +42,7 @@ class QwenVlAdapter(CheckpointAdapter):
 
     prompt_version = 1
     frame_marks = ("<|vision_start|>", "<|vision_end|>")
-    parts = ("vision_config",)  # the text's own configuration stands beside it in checkpoints of the hub
+    parts: tuple[str, ...] = ("vision_config",)  # the hub's have what belongs to the text beside all else
     num_axes = 3
     takes_max_pixels = True
     volume = False  # whether the processor's sizes are of whole videos

@@ -21,7 +21,7 @@ from vstream.types import TokenSpan
 
 
 class Qwen3VlAdapter(QwenVlAdapter):
-    """A `Qwen3VLForConditionalGeneration`."""
+    """A `Qwen3VLForConditionalGeneration`, or the same with experts, `Qwen3VLMoeForConditionalGeneration`."""
 
     parts = ("text_config", "vision_config")
     volume = True
@@ -32,7 +32,7 @@ class Qwen3VlAdapter(QwenVlAdapter):
         deep = embeds[:, width:]
         if deep.shape[1]:
             everywhere = torch.ones(1, len(deep), dtype=torch.bool, device=deep.device)
-            kwargs |= {"visual_pos_masks": everywhere, "deepstack_visual_embeds": deep.split(width, dim=1)}
+            kwargs |= {"visual_pos_masks": everywhere, "deepstack_visual_embeds": torch.split(deep, width, dim=1)}
         return super().forward(embeds[:, :width], positions, cache, **kwargs)
 
     def _span(self, ids: list[int], kind: TokenKind) -> TokenSpan:
@@ -41,9 +41,13 @@ class Qwen3VlAdapter(QwenVlAdapter):
         return plain_span(pad(embeds, (0, layers * embeds.shape[1])), kind, self.num_axes)
 
     def _tokens(self, seen: Any) -> Tensor:
-        """[G, P, W]: what enters the decoder, then what each of its first layers is given."""
-        layers = [seen.pooler_output, *seen.deepstack_features]
-        return torch.cat([torch.stack(list(layer)) for layer in layers], dim=-1)
+        """[G, P, W]: what enters the decoder, then what each of its first layers is given.
+
+        By transformers' version, a layer is a list of groups, or all tokens in one row.
+        """
+        groups = len(seen.pooler_output)
+        layers = [torch.stack(list(layer)) for layer in (seen.pooler_output, *seen.deepstack_features)]
+        return torch.cat([layer.reshape(groups, -1, layer.shape[-1]) for layer in layers], dim=-1)
 
     def time_text(self, seconds: float) -> str:
         """`<12.0 seconds>`."""
