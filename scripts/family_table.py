@@ -58,6 +58,7 @@ SHAPES = {
     "qwen2_5_vl": Published(28, 4, 128, _QWEN_FRAME, VIDEO_TOKENS // 2),
     "qwen3_vl": Published(36, 8, 128, _QWEN_FRAME, VIDEO_TOKENS // 2),
     "qwen3_vl_moe": Published(48, 4, 128, _QWEN_FRAME, VIDEO_TOKENS // 2),
+    "qwen3_vl_moe": Published(48, 4, 128, _QWEN_FRAME, VIDEO_TOKENS // 2),
     "smolvlm": Published(24, 32, 64, "384 x 384", 9**2),
     "idefics3": Published(24, 32, 64, "384 x 384", 9**2),
     "internvl": Published(28, 4, 128, "448 x 448", 16**2),
@@ -113,13 +114,18 @@ def table(found: list[dict[str, Any]]) -> str:
         "| --- | --- | --- | --- | --- |",
     ]
     for one in found:
-        off = "; ".join(f"{one['difference'][dtype]:.0e}" for dtype in ("float32", "float64"))
+        off = "; ".join(_short(one["difference"].get(dtype)) for dtype in ("float32", "float64"))
         cells = (
             f"`{one['family']}`, {one['example']}", one["frame"], f"{one['tokens_per_frame']}",
             f"{one['bytes_per_hour'] / GIB:.1f}", off,
         )  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _short(difference: float | None) -> str:
+    """A dash where a family does not run in a type."""
+    return "-" if difference is None else f"{difference:.0e}"
 
 
 def main() -> None:

@@ -81,8 +81,9 @@ def crops() -> list[np.ndarray]:
 def test_pictures_are_prepared_as_transformers_does(
     stock: Any, resample: int, longest: int, side: int, crops: list[np.ndarray]
 ) -> None:
-    """In steps of 8 bits: measured 2 at most. Of pictures higher than wide, new versions of PIL resize columns first
-    and round between, which no earlier one did, nor do we: measured 3, and 0.3 on the mean."""
+    """In steps of 8 bits: none by Lanczos, else measured 2 at most. Of pictures higher than wide, new versions of PIL
+    resize columns first and round between, which no earlier one did, nor does torch: measured 3, and 0.3 on the mean.
+    """
     processor = stock(
         **{**STEPS, "do_image_splitting": False, "resample": resample, "size": {"longest_edge": longest},
            "max_image_size": {"longest_edge": side}}
@@ -91,10 +92,9 @@ def test_pictures_are_prepared_as_transformers_does(
     for picture in crops:
         found = torch.as_tensor(processor.preprocess([picture], return_tensors="pt")["pixel_values"])[0, 0]
         steps = (prepare([Frame(0.0, picture)], spec)[0] - found).abs() * torch.tensor(spec.std)[:, None, None] * 255
-        print(picture.shape, longest, resample, float(steps.max()), float(steps.mean()))
-        tall = picture.shape[0] > picture.shape[1]
-        assert float(steps.max()) < (8 if tall else 3)
-        assert float(steps.mean()) < (0.5 if tall else 0.05)
+        most, mean = (0.01, 0.01) if resample == 1 else (8, 0.5) if picture.shape[0] > picture.shape[1] else (3, 0.05)
+        assert float(steps.max()) < most
+        assert float(steps.mean()) < mean
 
 
 def test_a_video_has_a_size_of_its_own() -> None:

@@ -1,7 +1,7 @@
 """Pictures as a checkpoint's own processor would prepare them, without torchvision.
 
-Resizing is done in 8 bits, with antialiasing, on the CPU, as transformers' processors do it. This module knows nothing
-of models.
+Resizing is done in 8 bits, with antialiasing, on the CPU, as transformers' processors do it: by torch, or by PIL where
+torch lacks the method. This module knows nothing of models.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,7 +19,6 @@ from torch.nn import functional as F
 from vstream.types import Frame
 
 MAX_SIDE = 4096
-_LOBES = 3
 _MODES = {1: "lanczos", 2: "bilinear", 3: "bicubic"}  # by PIL's number
 
 
@@ -93,25 +92,17 @@ def prepare(frames: Sequence[Frame], spec: PictureSpec) -> Tensor:
 def resize(picture: Tensor, height: int, width: int, mode: str) -> Tensor:
     """A picture [3, H, W] uint8 brought to [3, height, width] uint8, with antialiasing."""
     if mode == "lanczos":
-        return _along_rows(_along_rows(picture, width).mT, height).mT
+        return _lanczos(picture, height, width)
     return F.interpolate(picture[None], (height, width), mode=mode, antialias=True)[0]
 
 
-def _along_rows(picture: Tensor, width: int) -> Tensor:
-    """[3, H, W] uint8 to [3, H, width] uint8 by Lanczos, which torch lacks."""
-    if picture.shape[-1] == width:
-        return picture
-    return (picture.float() @ _lanczos_weights(picture.shape[-1], width)).round_().clamp_(0, 255).byte()
+def _lanczos(picture: Tensor, height: int, width: int) -> Tensor:
+    """By PIL, since torch lacks it."""
+    from PIL import Image
 
-
-@lru_cache(maxsize=16)
-def _lanczos_weights(size: int, wanted: int) -> Tensor:
-    """[size, wanted]: what each pixel of a row gives to each pixel of the resized one; windows of three lobes."""
-    step = size / wanted
-    centres = (torch.arange(wanted, dtype=torch.float64) + 0.5) * step
-    away = (torch.arange(size)[:, None] + 0.5 - centres) / max(step, 1.0)
-    weights = torch.where(away.abs() < _LOBES, torch.sinc(away) * torch.sinc(away / _LOBES), 0.0)
-    return (weights / weights.sum(dim=0)).float()
+    image = Image.fromarray(picture.movedim(0, -1).contiguous().numpy())
+    resized = np.array(image.resize((width, height), Image.Resampling.LANCZOS))
+    return torch.from_numpy(resized).movedim(-1, 0)
 
 
 def _resized(frame: Frame, spec: PictureSpec) -> Tensor:

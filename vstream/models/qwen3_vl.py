@@ -41,9 +41,13 @@ class Qwen3VlAdapter(QwenVlAdapter):
         return plain_span(pad(embeds, (0, layers * embeds.shape[1])), kind, self.num_axes)
 
     def _tokens(self, seen: Any) -> Tensor:
-        """[G, P, W]: what enters the decoder, then what each of its first layers is given."""
-        layers = [seen.pooler_output, *seen.deepstack_features]
-        return torch.cat([torch.stack(list(layer)) for layer in layers], dim=-1)
+        """[G, P, W]: what enters the decoder, then what each of its first layers is given.
+
+        By transformers' version, a layer is a list of groups, or all tokens in one row.
+        """
+        groups = len(seen.pooler_output)
+        layers = [torch.stack(list(layer)) for layer in (seen.pooler_output, *seen.deepstack_features)]
+        return torch.cat([layer.reshape(groups, -1, layer.shape[-1]) for layer in layers], dim=-1)
 
     def time_text(self, seconds: float) -> str:
         """`<12.0 seconds>`."""

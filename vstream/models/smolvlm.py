@@ -30,8 +30,9 @@ class SmolVLMAdapter(CheckpointAdapter):
         return f"\nFrame from {int(seconds) // 60:02}:{int(seconds) % 60:02}:"
 
     def _look(self, pixels: Tensor) -> Tensor:
-        """The model drops pictures that are all zero, as padding; so no zero is left to be seen."""
-        pixels.masked_fill_(pixels == 0, torch.finfo(pixels.dtype).tiny)
+        """The model drops pictures that are all zero, as padding; such a one gets the smallest number instead."""
+        empty = (pixels == 0).flatten(1).all(dim=1)
+        pixels[empty] = torch.finfo(pixels.dtype).tiny
         return torch.cat(list(self.model.get_image_features(pixels[None]).pooler_output))
 
     def _count_tokens(self, config: Any) -> int:
