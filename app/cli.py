@@ -59,15 +59,20 @@ def ask(
     at: Annotated[
         str, typer.Option(help="When it is asked, S, HH:MM:SS or wall clock T15:00: no later frame is seen.")
     ] = "end",
+    option: Annotated[
+        list[str] | None, typer.Option(help="An option to choose from; give it for each, in order.")
+    ] = None,
     *,
     options: Options,
 ) -> int:
     """Watches a video up to the question's time, or asks a memory, and answers."""
     from vstream.app.questions import Scheduled, parse_moment
     from vstream.app.watching import Run
+    from vstream.choices import check_choices
 
     moment = parse_moment(at)
-    scheduled = [Scheduled(question, moment) for question in questions]
+    choices = check_choices(option or ())
+    scheduled = [Scheduled(question, moment, choices) for question in questions]
     return _show(Run([source], scheduled, options), options, to_end=False)
 
 
@@ -188,14 +193,13 @@ def list_models(context: typer.Context, json: Json = False) -> None:
         return
     from rich.console import Console
 
-    from vstream.app.info import models_info
+    from vstream.app.info import models_listing
     from vstream.app.output import print_json
     from vstream.app.terminal import megabytes, rows_table
 
-    found = models_info()
+    found = models_listing()
     if json:
-        for model in found:
-            print_json(model)
+        print_json(found)
         return
     rows = [
         {
@@ -206,9 +210,12 @@ def list_models(context: typer.Context, json: Json = False) -> None:
             "score": model["score"],
             "what": model["description"],
         }
-        for model in found
+        for model in found["profiles"]
     ]
-    Console(highlight=False).print(rows_table(rows))
+    console = Console(highlight=False)
+    console.print(rows_table(rows))
+    console.print("\nCheckpoints of these families, by folder or by name on the hub (--model):")
+    console.print(rows_table([{"family": one["model_type"], "such as": one["example"]} for one in found["families"]]))
 
 
 @models.command()

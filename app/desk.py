@@ -105,7 +105,7 @@ class Desk:
             self._postponed.append((question, watched))
             return
         at = _stream_time(question.at, watched)
-        answer = watched.session.ask(question.text, at=at)
+        answer = watched.session.ask(question.text, at=at, choices=question.choices)
         asked = Asked(len(self.asked) + 1, watched, answer, at == "now")
         self.asked.append(asked)
         self.open.append(asked)

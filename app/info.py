@@ -75,6 +75,13 @@ def models_info() -> list[dict[str, Any]]:
     return [asdict(model) for model in list_models()]
 
 
+def models_listing() -> dict[str, list[dict[str, Any]]]:
+    """Families of checkpoints that are served, and profiles: models that can be chosen by name."""
+    from vstream.models import list_families
+
+    return {"families": [dict(family) for family in list_families()], "profiles": models_info()}
+
+
 def memory_info(folder: Path) -> dict[str, Any]:
     """What a memory folder holds; it may be in use or on a read-only disk.
 
@@ -106,7 +113,7 @@ def memory_info(folder: Path) -> dict[str, Any]:
 
 def _turn(turn: dict[str, Any]) -> dict[str, Any]:
     """A question and its answer; where it looked is for `memory_spans`."""
-    return {name: value for name, value in turn.items() if name != "evidence"}
+    return {name: value for name, value in turn.items() if name not in ("evidence", "choices")}
 
 
 @dataclass(frozen=True)

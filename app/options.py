@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast, get_ty
 import typer
 
 if TYPE_CHECKING:
+    from vstream.models.options import LoadOptions
     from vstream.sources import Source
 
 MIB = 1 << 20
@@ -70,6 +71,17 @@ class Options:
     temperature: Annotated[float | None, _option("0 is greedy, the default.", panel="Answers")] = None
     top_p: Annotated[float | None, _option("Nucleus sampling, in (0, 1].", panel="Answers")] = None
     seed: Annotated[int | None, _option("Of the sampling.", panel="Answers")] = None
+    dialogue: Annotated[
+        bool,
+        typer.Option(
+            "--dialogue",
+            help="Questions see earlier ones and their answers.",
+            rich_help_panel="Answers",
+        ),
+    ] = False
+    dialogue_tokens: Annotated[
+        int | None, _option("Most tokens of earlier turns; the oldest are left out (256).", panel="Answers")
+    ] = None
     device_mib: Annotated[float | None, _option("Memory on the device, MiB, for every source.", panel="Budgets")] = None
     host_mib: Annotated[float | None, _option("Memory in RAM, MiB, for every source.", panel="Budgets")] = None
     disk_mib: Annotated[
@@ -77,6 +89,57 @@ class Options:
         _option(f"Memory on disk, MiB, for every source ({DEFAULT_DISK_MIB} with --memory).", panel="Budgets"),
     ] = None
     threads: Annotated[int | None, _option("CPU threads (all cores).", panel="Budgets")] = None
+    device: Annotated[
+        str | None, _option("Where the model computes: auto, cpu, cuda or cuda:1 (auto).", panel="Model")
+    ] = None
+    dtype: Annotated[
+        str | None,
+        _option("What it computes in: auto, float32, bfloat16, float16 (its own on a GPU, else 32).", panel="Model"),
+    ] = None
+    device_map: Annotated[
+        str | None, _option("auto: the package accelerate places the weights, on one device.", panel="Model")
+    ] = None
+    quantize: Annotated[
+        str | None,
+        _option("Rounds weights: bitsandbytes-8bit, bitsandbytes-4bit or torchao-int8.", panel="Model"),
+    ] = None
+    max_pixels: Annotated[
+        int | None, _option("Most pixels of a frame, for models whose frames keep their shape.", panel="Model")
+    ] = None
+    system: Annotated[str | None, _option("System prompt in place of the chat template's own.", panel="Model")] = None
+    revision: Annotated[str | None, _option("Branch, tag or commit of a model on the hub.", panel="Model")] = None
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Fetches nothing from the hub.", rich_help_panel="Model")
+    ] = False
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-remote-code", help="Lets a checkpoint's own tokenizer code run.", rich_help_panel="Model"
+        ),
+    ] = False
+
+    def loading(self) -> LoadOptions:
+        """What was said about loading the model.
+
+        Raises:
+            ValueError: for a value that will not do.
+        """
+        from vstream.models.options import LoadOptions
+
+        return LoadOptions.of(
+            None,
+            _given(
+                device=self.device,
+                dtype=self.dtype,
+                device_map=self.device_map,
+                quantize=self.quantize,
+                max_pixels=self.max_pixels,
+                system=self.system,
+                revision=self.revision,
+                local_files_only=self.offline,
+                trust_remote_code=self.trust_remote_code,
+            ),
+        )
 
     def settings(self, memory: Path | None, **more: Any) -> dict[str, Any]:
         """What was said about a session, by the names of `Config`; the rest is left to the model's own defaults.
@@ -103,6 +166,8 @@ class Options:
             scene_cut=self.scene_cut,
             skip_duplicates=self.skip_duplicates,
             drop_similarity=self.drop_similarity,
+            dialogue=self.dialogue,
+            dialogue_tokens=self.dialogue_tokens,
             device_bytes=_bytes("--device-mib", self.device_mib, _ram_mib()),
             host_bytes=_bytes("--host-mib", self.host_mib, _ram_mib()),
             disk_bytes=_bytes("--disk-mib", self.disk_mib, MAX_DISK_MIB),

@@ -22,10 +22,11 @@ EMPTY = "the question is empty; ask something about the video"
 
 @dataclass(frozen=True)
 class Scheduled:
-    """A question and the moment at which it is asked."""
+    """A question, the moment at which it is asked, and options to choose from."""
 
     text: str
     at: Moment
+    choices: tuple[str, ...] = ()
 
 
 def parse_moment(text: str) -> Moment:

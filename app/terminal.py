@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import statistics
 from collections.abc import Mapping, Sequence
+from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -134,6 +135,10 @@ def _asked_at(asked: Asked) -> str:
 
 def _speed(answer: Answer) -> str:
     parts = []
+    if answer.choice is not None:
+        parts.append(f"option {ascii_uppercase[answer.choice]}")
+    if answer.num_left_out:
+        parts.append(f"{answer.num_left_out} earlier turns left out")
     if answer.ttft_seconds is not None:
         parts.append(f"first token after {answer.ttft_seconds * 1000:.0f} ms")
     if answer.tokens_per_second is not None:

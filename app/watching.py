@@ -70,6 +70,7 @@ class Run:
         self._planned = plan(sources, options)
         check_questions(self._planned, scheduled)
         self._scheduled, self._options = scheduled, options
+        options.loading()  # refuses what will not do before torch is loaded
         self._settings = {
             one: options.settings(one.memory, queue_policy=queue_policy or _policy(one), **settings)
             for one in self._planned
@@ -112,7 +113,7 @@ class Run:
 
         torch.set_num_threads(self._options.threads or os.cpu_count() or 1)
         remembered = next((model for one in self._planned if (model := _model_of(one.memory))), None)
-        return Engine.load(self._options.model or remembered or DEFAULT_MODEL)
+        return Engine.load(self._options.model or remembered or DEFAULT_MODEL, self._options.loading())
 
     def _open(self, engine: Engine) -> Desk:
         """Opens every source, and asks every question before the first frame comes in."""
@@ -158,5 +159,9 @@ def _model_of(memory: Path | None) -> str | None:
 
 def quieten() -> None:
     """Keeps libraries' notices off the terminal; to be called before they are imported."""
-    for name, value in {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_TELEMETRY": "1"}.items():
+    for name, value in {
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_VERBOSITY": "error",
+    }.items():
         os.environ.setdefault(name, value)

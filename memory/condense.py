@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -126,7 +127,23 @@ def _with_vision(block: Block, kept: Tensor, kv: Tensor, *, block_id: int, level
     whole = block.kv[:, :, :, stays].clone()
     whole[:, :, :, block.meta.kinds[stays] == TokenKind.VISION] = kv.to(whole.dtype)
     meta = _merged_meta([block.meta], block.meta, block_id, level, block.meta.seconds[stays], block.meta.kinds[stays])
+    positions, advance = _closed_frames(block.meta, stays)
+    if int(advance.max()) < meta.num_tokens:
+        meta = replace(meta, positions=positions, advance=advance)
     return Block(meta, whole, block.representative, block.picture)
+
+
+def _closed_frames(meta: BlockMeta, stays: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions [A, n] of the tokens that stay [N] and their advance [A]: frames as they were, without those that went.
+
+    On several axes, a frame's grid takes fewer positions than tokens, and so it keeps its shape.
+    """
+    frames, frame_of = torch.unique(meta.seconds, return_inverse=True)
+    firsts = torch.searchsorted(frame_of, torch.arange(len(frames)))
+    begins = torch.cat([meta.positions[:, firsts], meta.advance[:, None]], dim=1)  # [A, F + 1]
+    lengths = begins.diff(dim=1) * torch.isin(torch.arange(len(frames)), frame_of[stays])
+    shifts = lengths.cumsum(dim=1) - lengths - begins[:, :-1]
+    return (meta.positions + shifts[:, frame_of])[:, stays], lengths.sum(dim=1)
 
 
 def _has_vision(block: Block) -> bool:
@@ -216,7 +233,7 @@ def _mean_representative(blocks: Sequence[Block]) -> Tensor:
 def _merged_meta(
     metas: Sequence[BlockMeta], keeper: BlockMeta, block_id: int, level: int, seconds: Tensor, kinds: Tensor
 ) -> BlockMeta:
-    """Metadata of a condensed block: laid out like text, one position a token on every axis."""
+    """Metadata of a condensed block, laid out like text: one position a token on every axis."""
     count, axes = len(kinds), keeper.advance.shape[0]
     return BlockMeta(
         id=block_id,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vstream.answer import Answer
 from vstream.batch import DecodeBatch, RunningAnswer
+from vstream.cache import place
 from vstream.config import Config, DecodeOptions
 from vstream.models.base import Adapter
 from vstream.models.random import RandomLlama
@@ -72,6 +73,13 @@ class Recording(Adapter):
         self.hidden.append(hidden)
         self.positions.append(positions)
         return hidden
+
+
+def recording(adapter: Adapter) -> Any:
+    """The same adapter, which from now on is a `Recording` too."""
+    adapter.__class__ = type("Recorded", (Recording, type(adapter)), {})
+    adapter.hidden, adapter.positions = [], []  # type: ignore[attr-defined]
+    return adapter
 
 
 class RecordingLlama(Recording, RandomLlama):
@@ -203,3 +211,15 @@ def forget_all_but(session: Session, window_tokens: int) -> None:
     """Shrinks the hot window, so that blocks encoded with full context are retrieved ones."""
     session.memory.cache._window_tokens = window_tokens
     session.memory.cache._evict()
+
+
+def assert_window_is_placed(session: Session) -> None:
+    """The hot keys are exactly the stored ones, placed where the window says they are."""
+    memory = session.memory
+    blocks = [memory.cache.sink, *memory.cache.window]
+    positions = torch.cat([placed.positions for placed in blocks if placed], dim=1)
+    kv = place(session.adapter, memory.store.gather([placed.meta.id for placed in blocks if placed]), positions)
+    for layer, (keys, values) in zip(memory.cache.layers, kv, strict=True):
+        hot_keys, hot_values = layer.view()
+        assert torch.equal(hot_keys[0], keys)
+        assert torch.equal(hot_values[0], values)

@@ -30,6 +30,7 @@ from vstream.app.cli import main
 from vstream.app.progress import printable
 from vstream.app.questions import Scheduled, parse_scheduled, read_questions
 from vstream.app.terminal import thumbnail
+from vstream.models.families import FAMILIES
 
 VSTREAM = Path(sys.executable).with_name("vstream")
 RANDOM = ["--model", "random", "--threads", "1"]
@@ -37,7 +38,7 @@ CAMERA = "lavfi:testsrc2=size=320x240:rate=10,realtime"
 TINY = [*RANDOM, "--fps", "2", "--max-tokens", "8"]
 KEYS = {
     "source", "question", "answer", "asked_at_seconds", "snapshot_seconds", "evidence", "ttft_ms", "tokens_per_second",
-    "memory", "frames", "vision_tokens",
+    "memory", "frames", "vision_tokens", "choice", "earlier_turns", "turns_left_out",
 }  # fmt: skip
 EVIDENCE_KEYS = {"start_seconds", "end_seconds", "wall_clock", "score", "level", "image"}
 MEMORY_KEYS = {"blocks", "device_bytes", "host_bytes", "disk_bytes"}
@@ -367,9 +368,17 @@ def test_numbers_of_fewer_tokens_are_checked(
 
 def test_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "--json"]) == 0
-    assert [record["name"] for record in records(capsys.readouterr().out)] == ["embedded", "tiny", "random"]
+    (found,) = records(capsys.readouterr().out)
+    assert [profile["name"] for profile in found["profiles"]] == ["embedded", "tiny", "random"]
+    assert found["profiles"][2]["installed"] is True
+    assert {family["model_type"]: family["class"] for family in found["families"]} == {
+        family.model_type: family.class_name for family in FAMILIES
+    }
+    assert all(family["example"].count("/") == 1 for family in found["families"])
     assert main(["models"]) == 0
-    assert re.search(r"random +yes", capsys.readouterr().out)
+    shown = capsys.readouterr().out
+    assert re.search(r"random +yes", shown)
+    assert re.search(r"llava_onevision +llava-hf/", shown)
 
 
 def test_help_needs_no_heavy_package() -> None:
@@ -386,6 +395,14 @@ def test_help_needs_no_heavy_package() -> None:
 # Bad input --------------------------------------------------------------------------------------------------------
 
 BAD_OPTIONS = [
+    (["--dtype", "int8"], "dtype must be one of auto, float32, float64, bfloat16, float16, got 'int8'"),
+    (["--device", "tpu"], "no device 'tpu' here; choose auto, cpu, cuda or cuda:N"),
+    (["--device-map", "balanced"], "device_map must be one of None, auto, got 'balanced'"),
+    (["--quantize", "int8"], "quantize must be one of None, bitsandbytes-8bit, bitsandbytes-4bit, torchao-int8, got"),
+    (["--max-pixels", "0"], "max_pixels must be a whole number >= 1, or None, got 0"),
+    (["--max-pixels", "9"], "max_pixels is an option of checkpoints, but 'random' is built in; leave it out"),
+    (["--trust-remote-code"], "trust_remote_code is an option of checkpoints, but 'random' is built in"),
+    (["--model", "someone/model", "--offline"], "nothing may be fetched .--offline.; run `hf download someone/model`"),
     (["--fps", "0"], "fps must be a number > 0 and <= 1000, got 0.0"),
     (["--fps", "fast"], "'--fps'.* valid (number|float)"),
     (["--window", "1"], "a window of 1 tokens is too small for one clip"),

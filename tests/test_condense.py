@@ -1,6 +1,7 @@
 """Condensing, against cases worked out by hand and a plain loop."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -264,6 +265,42 @@ def test_of_what_stays_the_same_the_beginning_is_kept():
     empty, thing = (SEEN, (5, 0), (1, 0)), [(SEEN, (0, 5), (2 + 0.1 * i, 0)) for i in range(2)]
     made = digested(block_of([[empty], [thing[0]], [thing[1]]]), share=1 / 3)
     assert made.meta.seconds.tolist() == [1.0]
+
+
+FRAME_LENGTH = 7  # two tokens of a time, a grid of 3 x 4, a mark
+
+
+def grid_block():
+    """A block of three frames whose vision tokens are grids on three axes."""
+    block = random_block(3, frames=3, vision=12, axes=3)
+    row, column = torch.arange(3).repeat_interleave(4), torch.arange(4).repeat(3)
+    grid = 2 + torch.stack([torch.zeros_like(row), row, column])
+    frame = torch.cat([torch.tensor([0, 1]).repeat(3, 1), grid, torch.full((3, 1), 6)], dim=1)
+    positions = torch.cat([frame + index * FRAME_LENGTH for index in range(3)], dim=1)
+    meta = replace(block.meta, positions=positions, advance=torch.full((3,), 3 * FRAME_LENGTH))
+    return Block(meta, block.kv, block.representative, block.picture)
+
+
+@pytest.mark.parametrize(("share", "keeps_grids"), [(1.0, True), (0.8, True), (0.6, True), (0.3, False), (0.1, False)])
+def test_what_stays_of_grids_is_laid_out_the_shorter_way(share, keeps_grids):
+    made = digested(grid_block(), share)
+    length, count = FRAME_LENGTH * len(made.meta.seconds.unique()), made.meta.num_tokens
+    assert (length < count) == keeps_grids
+    assert made.meta.advance.tolist() == [length if keeps_grids else count] * 3
+    assert keeps_grids or made.meta.positions.tolist() == [list(range(count))] * 3
+
+
+def test_what_stays_of_a_grid_keeps_its_place_in_it():
+    block = grid_block()
+    block.kv[:, 0, :, :15] = block.kv[:, 0, :, 30:]  # the first frame is like the newest, and says little: it goes
+    block.kv[:, 1, :, :15] *= 1e-6
+    made = halve(block, block_id=99, level=DIGEST)
+    assert made.meta.seconds.unique().tolist() == [1.0, 2.0]
+    values = [tuple(value) for value in block.kv[0, 1, 0].tolist()]
+    place = block.meta.positions - FRAME_LENGTH  # the first frame's are gone
+    for token, value in enumerate(made.kv[0, 1, 0].tolist()):
+        assert made.meta.positions[:, token].tolist() == place[:, values.index(tuple(value))].tolist()
+    assert made.meta.advance.tolist() == [2 * FRAME_LENGTH] * 3
 
 
 def test_a_digest_spares_what_stands_alone():

@@ -36,6 +36,7 @@ COUNTS = [
     "max_queue_frames",
     "max_question_tokens",
     "max_answer_tokens",
+    "dialogue_tokens",
 ]
 BUDGETS = [
     "retrieve_tokens",

@@ -13,6 +13,7 @@ from streams import (
     RecordingLlama,
     altered,
     answer_logits,
+    assert_window_is_placed,
     difference,
     feature_frames,
     forget_all_but,
@@ -217,18 +218,6 @@ def test_original_positions_are_refused_where_they_no_longer_hold() -> None:
             pass
         with pytest.raises(ValueError, match="serve only the present"):
             answer.text()
-
-
-def assert_window_is_placed(session: Session) -> None:
-    """The hot keys are exactly the stored ones, placed where the window says they are."""
-    memory = session.memory
-    blocks = [memory.cache.sink, *memory.cache.window]
-    positions = torch.cat([placed.positions for placed in blocks if placed], dim=1)
-    kv = place(session.adapter, memory.store.gather([placed.meta.id for placed in blocks if placed]), positions)
-    for layer, (keys, values) in zip(memory.cache.layers, kv, strict=True):
-        hot_keys, hot_values = layer.view()
-        assert torch.equal(hot_keys[0], keys)
-        assert torch.equal(hot_values[0], values)
 
 
 def prompt_logits(frames: Any, at: float) -> tuple[Tensor, tuple[Any, ...]]:

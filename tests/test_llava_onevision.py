@@ -31,7 +31,8 @@ from streams import (
     watched,
 )
 from torch import Tensor
-from transformers import AutoTokenizer, GPT2Config, GPT2Model, LlavaOnevisionForConditionalGeneration
+from transformers import AutoTokenizer, LlavaOnevisionForConditionalGeneration
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
@@ -41,8 +42,8 @@ from vstream.config import Config
 from vstream.memory.block import TokenKind
 from vstream.models import load_adapter
 from vstream.models.chat import SENTINEL, Turn, cut_turn
-from vstream.models.checkpoint import Checkpoint, find_checkpoint
-from vstream.models.exact import check_rotary
+from vstream.models.checkpoint import Checkpoint
+from vstream.models.hub import find_checkpoint
 from vstream.models.llava_onevision import LlavaOnevisionAdapter
 from vstream.models.pictures import PictureSpec, prepare
 from vstream.models.sizes import roomy_settings
@@ -201,9 +202,9 @@ def test_a_batch_gives_what_its_frames_give_alone(tiny: LlavaOnevisionAdapter) -
 # --- pictures -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("resample", [2, 3], ids=["bilinear", "bicubic"])
+@pytest.mark.parametrize("resample", [1, 2, 3], ids=["lanczos", "bilinear", "bicubic"])
 @pytest.mark.parametrize("side", [64, 384, 700])
-@pytest.mark.parametrize("stock", [LlavaOnevisionImageProcessorPil, SiglipImageProcessorPil])
+@pytest.mark.parametrize("stock", [LlavaOnevisionImageProcessorPil, SiglipImageProcessorPil, GotOcr2ImageProcessorPil])
 def test_pictures_are_prepared_as_transformers_does(
     stock: Any, side: int, resample: int, photographs: list[Frame]
 ) -> None:
@@ -229,7 +230,7 @@ def test_pictures_are_prepared_as_transformers_does(
         ({"size": None}, "bring pictures to a height and a width"),
         ({"do_resize": False}, "bring pictures to a height and a width"),
         ({"do_center_crop": True}, "must not crop"),
-        ({"resample": 1}, r"resample must be 2 \(bilinear\) or 3 \(bicubic\), got 1"),
+        ({"resample": 0}, r"resample must be 1 \(lanczos\) or 2 \(bilinear\) or 3 \(bicubic\), got 0"),
         ({"image_mean": None}, "image_mean must be three numbers, got None"),
         ({"image_std": [1.0]}, "image_std must be three numbers"),
     ],
@@ -374,34 +375,30 @@ def refusal(folder: Path, **options: Any) -> str:
 
 def test_attention_that_does_not_see_all_is_refused(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path, use_sliding_window=True, sliding_window=64, max_window_layers=1)
-    assert "has layers of sliding_attention, but only full attention is served" in refusal(folder)
+    assert "cannot be served exactly: layer 1 is sliding_attention, but only full attention" in refusal(folder)
 
 
-@pytest.mark.parametrize("rope", ["dynamic", "longrope"])
-def test_rotary_positions_that_change_with_the_length_are_refused(folder: Path, rope: str) -> None:
+def test_rotary_positions_that_change_with_the_length_are_refused(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())["text_config"]
-    scaling = {"rope_type": rope, "factor": 2.0, "rope_theta": 10000.0, "original_max_position_embeddings": 1024,
+    scaling = {"rope_type": "longrope", "factor": 2.0, "rope_theta": 10000.0, "original_max_position_embeddings": 1024,
                "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}  # fmt: skip
     edit(folder / "config.json", text_config={**config, "rope_parameters": scaling})
-    assert f"has {rope} rotary positions, which change with the length" in refusal(folder)
+    assert "it has longrope rope: its positions change with the length" in refusal(folder)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-def test_layers_without_positions_are_found_by_moving_keys(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_layers_without_positions_are_found_by_moving_keys(
+    tmp_path: Path, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = write_checkpoint(tmp_path, text="smollm3", no_rope_layers=[1, 0, 1], layer_types=["full_attention"] * 3)
-    assert "keys of layer 1 of" in (said := refusal(folder, dtype=dtype))
-    assert "do not move with their positions" in said
+    assert "layer 1 has no positions (NoPE)" in refusal(folder, dtype=dtype)
+    monkeypatch.setattr("vstream.models.checkpoint_adapter.check_config", lambda config, name: None)
+    assert "layer 1 has no positions (NoPE)" in refusal(folder, dtype=dtype), "found by moving keys"
 
 
 def test_rounding_of_many_layers_is_no_reason_to_refuse(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path, num_hidden_layers=24)
     assert load_adapter(str(folder), device="cpu", dtype=torch.bfloat16).dtype == torch.bfloat16
-
-
-def test_a_decoder_without_rotary_positions_is_refused(tiny: LlavaOnevisionAdapter) -> None:
-    check_rotary(tiny.decoder, "tiny")
-    with pytest.raises(ValueError, match=r"'other' \(GPT2Model\) has no rotary positions"):
-        check_rotary(GPT2Model(GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=9)), "other")
 
 
 def test_missing_weights_are_not_made_up(folder: Path) -> None:
@@ -475,7 +472,7 @@ def test_unknown_families_and_folders_are_refused(folder: Path, tmp_path: Path) 
     assert "empty is no checkpoint: it has no config.json" in refusal(tmp_path / "empty")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     assert "checkpoint is not whole: it has no safetensors, or not all" in refusal(folder)
-    with pytest.raises(FileNotFoundError, match="is no folder, is not in the hub's cache, and cannot be fetched"):
+    with pytest.raises(FileNotFoundError, match="nothing' is no folder, and no repository's name either"):
         load_adapter(str(tmp_path / "nothing"))
 
 
@@ -618,7 +615,7 @@ def test_the_command_line_takes_a_folder(
 
 def test_finding_a_checkpoint_imports_neither_torch_nor_transformers(folders: dict[str, Path]) -> None:
     code = (
-        "import sys, vstream.models.checkpoint as c; print(c.find_checkpoint(sys.argv[1]).config['model_type'], "
+        "import sys, vstream.models.hub as h; print(h.find_checkpoint(sys.argv[1]).config['model_type'], "
         "[name for name in ('torch', 'transformers', 'huggingface_hub') if name in sys.modules])"
     )
     command = [sys.executable, "-c", code, str(folders["qwen2"])]

@@ -64,7 +64,7 @@ def test_an_unknown_device_is_refused(device):
 
 def test_listing_models_imports_neither_torch_nor_transformers():
     code = (
-        "import sys, json, vstream.models as m; m.list_models(); "
+        "import sys, json, vstream.models as m; m.list_models(); m.list_families(); "
         "print(json.dumps([n for n in ('torch', 'transformers', 'av') if n in sys.modules]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

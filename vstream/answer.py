@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vstream.choices import choice_of
 from vstream.types import format_seconds
 
 if TYPE_CHECKING:
@@ -71,11 +72,22 @@ class Answer:
         finish_reason: None while it goes on.
         place: n while it is the n-th of the questions whose time has come and that wait for room, else 0.
         memory, frames, vision: as they were when it was asked.
+        choices: the options that the question gave.
+        num_earlier: how many earlier turns it was asked with, None without a dialogue.
+        num_left_out: how many more there were, which had no room.
     """
 
-    def __init__(self, question: str, asked_at_seconds: float | None, wake: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        question: str,
+        asked_at_seconds: float | None,
+        wake: Callable[[], None] = lambda: None,
+        choices: tuple[str, ...] = (),
+    ) -> None:
         """An answer that waits for its turn; `wake` is called when it is cancelled."""
-        self.question = question
+        self.question, self.choices = question, choices
+        self.num_earlier: int | None = None
+        self.num_left_out = 0
         self.asked_at_seconds = asked_at_seconds
         self.snapshot_seconds: float | None = None
         self.evidence: tuple[Evidence, ...] = ()
@@ -127,6 +139,11 @@ class Answer:
         """What has been said by now; never waits."""
         with self._changed:
             return "".join(self._pieces)
+
+    @property
+    def choice(self) -> int | None:
+        """Which of the options it names, from 0; None before it is over, and where it names none."""
+        return choice_of(self.text_so_far, self.choices) if self.done else None
 
     def _news(self, read: int) -> tuple[list[str], bool]:
         """Waits for pieces beyond the first `read`; those, and whether there will be no more."""

@@ -6,9 +6,9 @@ This module knows nothing of sources, scheduling or threads.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,12 +17,14 @@ from torch import Tensor
 from vstream.answer import Answer, Evidence
 from vstream.answer_cache import AnswerCache, LayerRecall, QueryProbe, Seen, hooked
 from vstream.batch import RunningAnswer
+from vstream.choices import choices_text
 from vstream.clip_block import described, representative_of
 from vstream.decoder import Decoding
 from vstream.memory.columns import COLUMNS
 from vstream.memory.levels import DETAIL, LEVEL_NAMES
 from vstream.memory.representatives import Kept
 from vstream.memory.retriever import Candidates
+from vstream.models.base import Exchange
 from vstream.picture import jpeg_of
 from vstream.recall import Recall
 from vstream.types import moments_in
@@ -45,7 +47,7 @@ class Prompt:
     """What follows the window in one answer: frames not yet encoded, then the question.
 
     Attributes:
-        embeds: [N, E].
+        embeds: [N, W], as spans have them.
         positions: [A, N], where they are placed.
         words: [N] bool, True on the question's own words.
         num_open: how many of the tokens are frames.
@@ -87,6 +89,16 @@ def open_block(frames: Sequence[Frame], span: TokenSpan, kv: Tensor, view: View,
     return Candidates(rows, keys, view.mean_key, kept, view.mean_extra)
 
 
+def is_earlier(turn: Mapping[str, Any], at_seconds: float) -> bool:
+    """Whether a turn that is remembered was asked by then, and answered: later ones would tell of later frames."""
+    return bool(turn["answer"]) and turn["asked_at_seconds"] <= at_seconds
+
+
+def exchange_of(turn: Mapping[str, Any]) -> Exchange:
+    """A turn that is remembered, as the model reads it again."""
+    return Exchange(turn["question"] + choices_text(turn.get("choices", ())), turn["answer"])
+
+
 class Answerer:
     """Turns questions about one stream into running answers."""
 
@@ -99,8 +111,29 @@ class Answerer:
         """What an answer's cache will take at most."""
         config = self._config
         tokens = self._memory.cache.sink_tokens + config.window_tokens + config.gist_tokens + config.retrieve_tokens
-        tokens += self._memory.clip_tokens + len(question.span) + options.max_tokens
+        tokens += self._memory.clip_tokens + len(question.span) + config.earlier_tokens + options.max_tokens
         return tokens * self._memory.store.shape.bytes_per_token
+
+    def in_dialogue(self, answer: Answer, question: Question, at_seconds: float) -> Question:
+        """The question behind the turns of the dialogue up to its time, as many of the latest as have room.
+
+        Args:
+            answer: told how many these are.
+            question: as tokens, without them.
+            at_seconds: its stream time.
+        """
+        if not self._config.dialogue:
+            return question
+        earlier = [exchange_of(turn) for turn in self._memory.dialogue if is_earlier(turn, at_seconds)]
+        room, kept = len(question.span) + self._config.dialogue_tokens, 0
+        while kept < len(earlier):
+            more = earlier[-kept - 1 :]
+            longer = self._adapter.question(answer.question, choices=answer.choices, earlier=more)
+            if len(longer.span) > room:
+                break
+            question, kept = longer, kept + 1
+        answer.num_earlier, answer.num_left_out = kept, len(earlier) - kept
+        return question
 
     def start(
         self, answer: Answer, question: Question, options: DecodeOptions, view: View, frames: Sequence[Frame]
@@ -156,7 +189,7 @@ class Answerer:
             gist_tokens=config.gist_tokens,
             original_positions=config.positions == "original",
             moments=moments,
-            word_embeds=prompt.embeds[prompt.words],
+            word_embeds=prompt.embeds[prompt.words, : adapter.config.hidden_size],
         )
         if config.selection == "per-layer":
             chooser = LayerRecall(adapter, cache, recall.for_layer)

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 
 def typical_frame(frames: Sequence[Frame], features: Tensor) -> Frame:
-    """The frame whose features, of [T, P, E], are nearest to the mean: the one to show as evidence."""
-    flat = features.float().flatten(1)
-    return frames[int((flat - flat.mean(dim=0)).square().sum(dim=1).argmin())]
+    """The frame whose features, of [G, P, W], are nearest to the mean: the one to show as evidence; a group's last."""
+    flat, per_group = features.float().flatten(1), -(-len(frames) // len(features))
+    nearest = int((flat - flat.mean(dim=0)).square().sum(dim=1).argmin())
+    return frames[: (nearest + 1) * per_group][-1]
 
 
 def representative_of(kv: Tensor, kinds: Tensor) -> Tensor:
@@ -30,10 +31,12 @@ def representative_of(kv: Tensor, kinds: Tensor) -> Tensor:
 
 
 def described(extra: Extra, kv: Tensor, kinds: Tensor, embeds: Tensor | None = None) -> Tensor:
-    """What a policy keeps of tokens, [A, H, D] float16: kv [L, 2, K, N, D], and embeds [N, E] where they are known.
+    """What a policy keeps of tokens, [A, H, D] float16: kv [L, 2, K, N, D], and a span's embeds where they are known.
 
     Zero, which says nothing, where it cannot be told from them.
     """
+    if embeds is not None:
+        embeds = embeds[:, : extra.size[-1]]  # of a policy that reads them, D is E; more may stand behind
     found = extra.describe(kv[: extra.size[0]], kinds, embeds=embeds)
     return torch.zeros(extra.size, dtype=torch.float16, device=kv.device) if found is None else found
 

@@ -75,6 +75,9 @@ class Config:
             the clip began; None looks for no cuts.
         max_question_tokens: longer questions are refused.
         max_answer_tokens: the most an answer may ask for.
+        dialogue: whether a question is asked with earlier ones and their answers before it, as a conversation. It then
+            waits for the answers before it.
+        dialogue_tokens: the most that these may take; the oldest are left out first.
     """
 
     fps: float | None = 1.0
@@ -107,7 +110,14 @@ class Config:
     decode_steps: int = 8
     max_question_tokens: int = 512
     max_answer_tokens: int = 256
+    dialogue: bool = False
+    dialogue_tokens: int = 256
     decode: DecodeOptions = field(default_factory=DecodeOptions)
+
+    @property
+    def earlier_tokens(self) -> int:
+        """What earlier turns may take before a question; none without a dialogue."""
+        return self.dialogue_tokens if self.dialogue else 0
 
     def __post_init__(self) -> None:
         if self.fps is not None:
@@ -141,6 +151,7 @@ _POSITIVE = (
     "max_queue_frames",
     "max_question_tokens",
     "max_answer_tokens",
+    "dialogue_tokens",
 )
 _NOT_NEGATIVE = (
     "retrieve_tokens",

@@ -19,6 +19,7 @@ from vstream.sources import Source, open_source
 
 if TYPE_CHECKING:
     from vstream.models.base import Adapter
+    from vstream.models.options import LoadOptions
 
 
 class Engine:
@@ -45,18 +46,18 @@ class Engine:
         self._worker: threading.Thread | None = None
 
     @classmethod
-    def load(cls, model: str = "embedded", **options: Any) -> Self:
+    def load(cls, model: str = "embedded", options: LoadOptions | None = None, **single: Any) -> Self:
         """Loads a model by name.
 
         Args:
             model: "embedded", another name that `vstream models` lists, a checkpoint's folder or its name on the hub.
-            options: passed on to the model's loader (`device`, `dtype`, `seed`).
+            options: how it is loaded; or give single ones by name, as in `LoadOptions` (`device`, `dtype`, ...).
 
         Raises:
-            ValueError: for an unknown name.
-            FileNotFoundError: if its files are not on this machine.
+            ValueError: for an unknown name, or a model that cannot be served.
+            FileNotFoundError: if its files are not on this machine, and cannot be fetched.
         """
-        return cls(load_adapter(model, **options))
+        return cls(load_adapter(model, options, **single))
 
     def open(
         self,

@@ -33,9 +33,9 @@ class Ingest:
     """A bounded queue of sampled frames between one reading thread and one worker.
 
     Clips are `clip_frames` consecutive frames of the queue. A clip is shorter where the next frame comes more than
-    `max_gap_seconds` (or two sampling intervals) later, has another `epoch_seconds` (a camera that reconnected) or
-    begins another scene, and at the end of the stream. With the policy "block" the clips depend on the source alone,
-    not on who was faster.
+    `max_gap_seconds` (or two sampling intervals) later, has another `epoch_seconds` (a camera that reconnected),
+    has another size or begins another scene, and at the end of the stream. With the policy "block" the clips depend on
+    the source alone, not on who was faster.
 
     The worker takes one clip at a time: `take_clip`, then `commit` or `release`. All methods but `pump`, `start` and
     `stop` are safe from any thread. The ingest owns its source and closes it in `stop`.
@@ -294,8 +294,9 @@ class Ingest:
         """Whether a clip may go on with a frame."""
         near = following.pts_seconds - scene[-1].pts_seconds <= self._max_gap_seconds
         same_clock = scene[-1].epoch_seconds == following.epoch_seconds
+        same_shape = scene[-1].image.shape == following.image.shape
         cut = self._scene_cut is not None and is_cut(scene, following, self._scene_cut)
-        return near and same_clock and not cut
+        return near and same_clock and same_shape and not cut
 
     def _as_clip(self, entries: Sequence[_Queued]) -> Clip:
         return Clip(tuple(queued.frame for queued in entries))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -112,7 +113,7 @@ class Recall:
 
     def _choose(self, query: Query, layers: slice) -> list[BlockMeta]:
         """The gist of the past, then detail and digests, each in time order and within its budget."""
-        room, metas = self._cache.room, list[BlockMeta]()
+        room, metas = self._room_tokens, list[BlockMeta]()
         for shelf in self._shelves:
             picked = self._select(query, shelf, min(shelf.blocks.budget_tokens, room), layers)
             room -= sum(meta.num_tokens for meta in picked)
@@ -121,12 +122,28 @@ class Recall:
         self._votes += 1
         return metas
 
+    @cached_property
+    def _room_tokens(self) -> int:
+        """How many tokens may be brought back: where all lay between sink and window, all; else one for a position.
+
+        A grid of tokens takes fewer positions than tokens, but not once it is condensed.
+        """
+        room, wanted = self._cache.room, sum(shelf.blocks.budget_tokens for shelf in self._shelves)
+        if room >= wanted:
+            return wanted
+        laid_out = sum(int(self._meta(block_id).advance.max()) for block_id in self._view.candidates["id"].tolist())
+        return wanted if laid_out <= room else room
+
+    def _meta(self, block_id: int) -> BlockMeta:
+        """Of a block as far as it can be seen."""
+        return self._view.shortened.get(block_id) or self._store.meta(block_id)
+
     def _select(self, query: Query, shelf: Shelf, budget: int, layers: slice) -> list[BlockMeta]:
         """Chooses, and takes the scores into the mean over all who have chosen."""
         blocks = replace(shelf.blocks.of_layers(layers), budget_tokens=budget)
         ids, scores = self._retriever.select(query, blocks)
         shelf.total += scores
-        return [self._view.shortened.get(block_id) or self._store.meta(block_id) for block_id in ids]
+        return [self._meta(block_id) for block_id in ids]
 
 
 class Shelf:

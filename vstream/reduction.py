@@ -53,7 +53,7 @@ class Looked:
 
     Attributes:
         frames: the T that were encoded, the first among them.
-        features: [T, P, E] of these, whole.
+        features: [G, P, W] of these, whole.
         span: the tokens that stay.
         vision: how many there were.
     """
@@ -90,14 +90,14 @@ class Reduction:
         return tuple(taken)
 
     def thin(self, features: Tensor, span: TokenSpan) -> TokenSpan:
-        """The span of features [T, P, E] without vision tokens that say what is known.
+        """The span of features [G, P, W] without vision tokens that say what is known.
 
         Tokens that stay have the positions they would have had; timestamps and markers stay.
         """
         if self._most_similarity is None:
             return span
         vision = span.kinds == TokenKind.VISION
-        news = new_patches(features, self._most_similarity)  # [T, P]
+        news = new_patches(features, self._most_similarity)  # [G, P]
         assert vision.sum() == news.numel(), f"{int(vision.sum())} vision tokens of features {list(features.shape)}"
         stays = ~vision
         stays[vision] = news.flatten().cpu()
@@ -111,7 +111,7 @@ class Reduction:
 
 
 def new_patches(features: Tensor, most_similarity: float) -> Tensor:
-    """Which patches [T, P] of features [T, P, E] say something new.
+    """Which patches [G, P] of features [G, P, W] say something new; a group of frames is a frame here.
 
     A patch is compared, by cosine, with the same patch of the last frame in which it was new: compared with the frame
     before, as in TimeChat-Online (arXiv 2504.17343), a slow drift would never show. All of the first frame is new.

@@ -71,8 +71,9 @@ class Remembered(ABC):
         self.dialogue: deque[dict[str, Any]] = deque()
         self.gaps: tuple[Gap, ...] = ()
         self.num_gaps = 0
-        self.clip_tokens = config.clip_frames * adapter.max_frame_tokens
+        self.clip_tokens = adapter.most_tokens(config.clip_frames)
         self.prompt_tokens = self.clip_tokens + config.max_question_tokens + config.max_answer_tokens
+        self.prompt_tokens += config.earlier_tokens
         self._sink = adapter.sink()
         self._check_tokens(len(self._sink))
         self.retriever = make_retriever(config.policy, config.retrieve_neighbours)
@@ -123,23 +124,23 @@ class Remembered(ABC):
             ValueError: if they are more tokens than a clip may have.
         """
         shown = self._reduction.distinct(frames)
-        features = self.adapter.encode(shown)  # [T, P, E]
+        features = self.adapter.encode(shown)  # [G, P, W]
         whole = self.layout(shown, features)  # [N] tokens
         span = self._reduction.thin(features, whole)
         made = num_vision(whole)
         return Looked(shown, features, span, VisionTokens(made, made - num_vision(span)))
 
     def layout(self, frames: Sequence[Frame], features: Tensor) -> TokenSpan:
-        """The frames' tokens, from features [T, P, E].
+        """The frames' tokens, from features [G, P, W].
 
         Raises:
             ValueError: if they are more than a clip may have.
         """
-        span, limit = self.adapter.layout(frames, features), self.adapter.max_frame_tokens
-        if len(span) > limit * len(frames):
+        span, limit = self.adapter.layout(frames, features), self.adapter.most_tokens(len(frames))
+        if len(span) > limit:
             raise ValueError(
                 f"frames at {format_seconds(frames[-1].pts_seconds)} take {len(span) / len(frames):.1f} tokens each, "
-                f"but {self.adapter.name!r} allows {limit}; give fewer, or times nearer to 0"
+                f"but {self.adapter.name!r} allows {limit / len(frames):g}; give fewer, or times nearer to 0"
             )
         return span
 
@@ -186,6 +187,7 @@ class Remembered(ABC):
     def _past_view(self, until_seconds: float) -> View:
         """The stream as of an earlier time: its then newest detail blocks become the window again."""
         rows = self._rows_until(until_seconds)
+        rows = rows[~np.isin(rows["id"], self._not_yet_seen(rows, until_seconds))]
         crossing = rows["id"][rows["end_seconds"] > until_seconds].tolist()
         shortened = {block_id: self._until(self.store.meta(block_id), until_seconds) for block_id in crossing}
         window = list[BlockMeta]()
@@ -200,6 +202,11 @@ class Remembered(ABC):
             if block_id in shortened:
                 behind[row : row + 1] = rows_of([shortened[block_id]])
         return self._view(self._rebuilt(window), behind, shortened)
+
+    def _not_yet_seen(self, rows: Rows, until_seconds: float) -> list[int]:
+        """Blocks that had begun by a time, but had not yet the last frame of their first group."""
+        metas = (self.store.meta(block_id) for block_id in rows["id"][rows["end_seconds"] > until_seconds].tolist())
+        return [meta.id for meta in metas if meta.level == DETAIL and float(meta.seconds[0]) > until_seconds]
 
     def _view(self, snapshot: Snapshot, candidates: Rows, shortened: dict[int, BlockMeta]) -> View:
         """With the representatives of all blocks; that of a shortened block does not know what was cut off."""
@@ -255,7 +262,8 @@ class Remembered(ABC):
                     "asked_at_seconds": answer.asked_at_seconds,
                 }
                 evidence = [[one.start_seconds, one.end_seconds] for one in answer.evidence]
-                self.dialogue.append({**turn, "evidence": evidence})
+                choices = {"choices": list(answer.choices)} if answer.choices else {}
+                self.dialogue.append({**turn, **choices, "evidence": evidence})
         while len(json.dumps(list(self.dialogue))) > MAX_DIALOGUE_BYTES:
             self.dialogue.popleft()
 

@@ -17,10 +17,12 @@ import torch
 from vstream.answer import Answer, MemoryReport
 from vstream.answering import Answerer
 from vstream.batch import DecodeBatch, RunningAnswer
+from vstream.choices import check_choices
 from vstream.ingest import Ingest
 from vstream.memory.block import Tier
 from vstream.memory.reader import BlockGoneError
 from vstream.memory_reader import MemoryReader
+from vstream.models.base import Exchange
 from vstream.questions import Pending, QuestionQueue
 from vstream.remembered import Remembered
 from vstream.sampling import Counters
@@ -125,6 +127,8 @@ class Session:
         self._max_lag_seconds = 0.0
         self._closed = False
         with adapter.alone, torch.inference_mode():
+            if config.dialogue:
+                adapter.question("?", earlier=[Exchange("?", "!")])  # refuses a model that has no earlier turns
             self.memory = _open_memory(adapter, config, source, folder)
         try:
             self.ingest = self._make_ingest(source) if source else None
@@ -231,7 +235,8 @@ class Session:
             answer.add(NOTHING_SEEN, num_tokens=0)
             answer.finish("nothing-seen")
             return
-        pieces = self._answerer.start(answer, pending.question, pending.options, view, frames)
+        question = self._answerer.in_dialogue(answer, pending.question, at_seconds)
+        pieces = self._answerer.start(answer, question, pending.options, view, frames)
         self._prefill = Prefill(pending, pieces)
 
     def _prefill_piece(self, prefill: Prefill) -> None:
@@ -261,6 +266,7 @@ class Session:
         question: str,
         *,
         at: float | Literal["now", "end"] | None = None,
+        choices: Sequence[str] = (),
         options: DecodeOptions | None = None,
     ) -> Answer:
         """Asks, and returns at once; the answer fills while the watching goes on.
@@ -270,29 +276,32 @@ class Session:
             at: the stream time in seconds at which it is asked: no later frame is seen. "now" is the newest frame
                 decoded, "end" the end of the source. Unless given: "now" on a live or paced source, else "end". A time
                 that has passed is answered from what memory still holds of it, or refused.
+            choices: options to choose from. They stand behind the question and are no part of what is searched for; the
+                answer's `choice` is the one it names.
             options: how to generate, the configuration's unless given.
 
         Raises:
-            ValueError: if the question is empty or too long, or the time is not one.
+            ValueError: if the question or an option is empty or too long, or the time is not one.
             RuntimeError: if the session has ended.
         """
         options = options or self.config.decode
-        tokens = self._checked_question(question, options)
+        choices = check_choices(choices)
+        tokens = self._checked_question(question, choices, options)
         at_seconds, now = self._resolve(at)
-        answer = Answer(question, None if math.isinf(at_seconds) else at_seconds, wake=self._wake)
+        answer = Answer(question, None if math.isinf(at_seconds) else at_seconds, wake=self._wake, choices=choices)
         if not self._questions.add(Pending(answer, tokens, options, at_seconds, now)):
             raise RuntimeError(f"the session has ended{f' ({self.failure})' if self.failure else ''}")
         self._wake()
         return answer
 
-    def _checked_question(self, text: str, options: DecodeOptions) -> Question:
+    def _checked_question(self, text: str, choices: Sequence[str], options: DecodeOptions) -> Question:
         if not text.strip():
             raise ValueError("the question is empty; ask something about the video")
         if options.max_tokens > self.config.max_answer_tokens:
             limit = self.config.max_answer_tokens
             raise ValueError(f"max_tokens is {options.max_tokens}, but this session allows at most {limit}")
         with torch.inference_mode():
-            question, limit = self.adapter.question(text), self.config.max_question_tokens
+            question, limit = self.adapter.question(text, choices=choices), self.config.max_question_tokens
         if len(question.span) > limit:
             raise ValueError(f"the question has {len(question.span)} tokens, but at most {limit} fit; shorten it")
         needed = self._answerer.num_bytes(question, options)
@@ -341,6 +350,8 @@ class Session:
         return taken, num_waiting > 0 and not live
 
     def _has_room(self, pending: Pending) -> bool:
+        if self.config.dialogue and self._running:  # whose answers are part of what is asked
+            return False
         return (
             self._answer_bytes() + self._answerer.num_bytes(pending.question, pending.options)
             <= self.config.answer_bytes

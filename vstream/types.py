@@ -145,7 +145,7 @@ class TokenSpan:
     Positions are relative to where the span will be placed; a span that follows starts at `+ advance`.
 
     Attributes:
-        embeds: [N, E] input embeddings.
+        embeds: [N, E] input embeddings; [N, W] where a family adds more in later layers, which stands behind them.
         kinds: [N] uint8, values of `vstream.memory.block.TokenKind`.
         seconds: [N] float64, time of the frame the token belongs to (NaN for none).
         positions: [A, N] int64 relative positions, one row per rotary axis (A = 1 for plain RoPE).

@@ -1,7 +1,7 @@
 """The registry of models: names that users give, and how each is loaded.
 
 Importing it loads neither torch nor any model. A new model is one line in `_MODELS`, a new family of checkpoints one in
-`_FAMILIES`, and one file each.
+`families.py`, and one file each.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from vstream.models.checkpoint import Checkpoint, find_checkpoint
 from vstream.models.embedded import fetch
+from vstream.models.families import FAMILIES, family_of
+from vstream.models.hub import find_checkpoint
+from vstream.models.options import LoadOptions
 
 if TYPE_CHECKING:
-    import torch
-
     from vstream.models.base import Adapter
 
 SCORES = "scores.json"
@@ -69,10 +69,6 @@ _MODELS = {
     ),
 }  # fmt: skip
 
-_FAMILIES = {  # by `model_type` in config.json; a module has load(checkpoint, *, device, dtype, seed) -> Adapter
-    "llava_onevision": "vstream.models.llava_onevision",
-}
-
 
 def list_models() -> list[ModelInfo]:
     """All models that `load_adapter` knows."""
@@ -80,6 +76,11 @@ def list_models() -> list[ModelInfo]:
         ModelInfo(name, model.description, model.licence, model.size_bytes, model.is_installed(), _score(name))
         for name, model in _MODELS.items()
     ]
+
+
+def list_families() -> list[dict[str, str]]:
+    """The families of checkpoints that `load_adapter` serves: `model_type`, transformers' `class`, an `example`."""
+    return [{"model_type": one.model_type, "class": one.class_name, "example": one.example} for one in FAMILIES]
 
 
 def _score(name: str) -> str:
@@ -91,53 +92,37 @@ def _score(name: str) -> str:
     return f"{one['right']:.2f} ({one['low']:.2f} to {one['high']:.2f}) of {one['questions']} {one['of']}"
 
 
-def load_adapter(model: str, *, device: str = "auto", dtype: torch.dtype | None = None, seed: int = 0) -> Adapter:
+def load_adapter(model: str, options: LoadOptions | None = None, **single: Any) -> Adapter:
     """The model of this name, ready to use.
 
     Args:
         model: a name from `list_models`, the folder of a checkpoint, or a repository's name on the hub ("owner/model"),
             which is taken from the hub's cache where it is there.
-        device: where it computes: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1".
-        dtype: what it computes in; None: what suits the model and device.
-        seed: of weights that are random.
+        options: how it is loaded; or give single ones by name, as in `LoadOptions`. `dtype` may be torch's.
 
     Raises:
         ValueError: there is no model of this name, no such device, or the checkpoint cannot be served.
         FileNotFoundError: the model is not installed, or cannot be fetched.
     """
+    options = LoadOptions.of(options, single)
     if model in _MODELS:
-        loader = importlib.import_module(_MODELS[model].module)
-        adapter: Adapter = loader.load(device=_device(device), dtype=dtype, seed=seed)
-        return adapter
-    checkpoint = find_checkpoint(model)
+        return _load_built_in(model, options)
+    checkpoint = find_checkpoint(model, options, check=family_of)
     if checkpoint is None:
         raise ValueError(
             f"there is no model {model!r}; choose from {', '.join(_MODELS)}, or give the folder of a checkpoint or its "
             "name on the hub (owner/model)"
         )
-    loader = importlib.import_module(_family(checkpoint))
-    adapter = loader.load(checkpoint, device=_device(device), dtype=dtype, seed=seed)
-    return adapter
+    return family_of(checkpoint).adapter_class()(checkpoint, options)
 
 
-def _family(checkpoint: Checkpoint) -> str:
-    """The module that serves a checkpoint."""
-    kind = checkpoint.config.get("model_type")
-    if kind not in _FAMILIES:
-        raise ValueError(
-            f"{checkpoint.name!r} is a model of type {kind!r}, which is not served; served are {', '.join(_FAMILIES)}"
-        )
-    return _FAMILIES[kind]
-
-
-def _device(name: str) -> torch.device:
+def _load_built_in(model: str, options: LoadOptions) -> Adapter:
     import torch
 
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, index = name.partition(":")
-    known = name == "cpu" or (kind == "cuda" and (not index or index.isdecimal()))
-    gpus = torch.cuda.device_count()
-    if not known or (kind == "cuda" and int(index or 0) >= gpus):
-        raise ValueError(f"there is no device {name!r} here; choose auto, cpu, cuda or cuda:N ({gpus} GPUs are here)")
-    return torch.device(name)
+    from vstream.models.placement import torch_device
+
+    options.check_plain(model)
+    loader = importlib.import_module(_MODELS[model].module)
+    dtype = None if options.dtype == "auto" else getattr(torch, options.dtype)
+    adapter: Adapter = loader.load(device=torch_device(options.device), dtype=dtype, seed=options.seed)
+    return adapter

@@ -36,6 +36,14 @@ class Question:
     query: Tensor
 
 
+@dataclass(frozen=True)
+class Exchange:
+    """An earlier question of a dialogue, and its answer."""
+
+    question: str
+    answer: str
+
+
 class Adapter(ABC):
     """One loaded model behind the calls that a session makes.
 
@@ -51,8 +59,9 @@ class Adapter(ABC):
         eos_ids: token ids that end an answer.
         image_side: longest side, in pixels, that pictures should be brought to while decoding.
         max_positions: trained length; no position shown to the model reaches it.
-        min_frame_tokens, max_frame_tokens: the fewest tokens of a clip's first frame, and the most of any frame, the
-            text around it included.
+        min_frame_tokens, max_frame_tokens: the fewest tokens of a clip's first group of frames, and the most of any,
+            the text around it included.
+        group_frames: so many consecutive frames become P tokens together; a clip's last group may have fewer.
         settings: of `Config`, those that suit the model better than the general defaults.
         num_axes: rotary axes A.
         keeps_patches: whether `layout` puts every one of a frame's P tokens into the span, in order.
@@ -69,6 +78,7 @@ class Adapter(ABC):
     min_frame_tokens: int
     max_frame_tokens: int
     settings: Mapping[str, Any] = MappingProxyType({})
+    group_frames: int = 1
     num_axes: int = 1
     keeps_patches: bool = True
 
@@ -82,19 +92,33 @@ class Adapter(ABC):
 
     @abstractmethod
     def encode(self, frames: Sequence[Frame]) -> Tensor:
-        """Visual features [T, P, E] of T frames, in the decoder's embedding space."""
+        """Visual features [G, P, W] of the G groups of T frames, that `layout` makes tokens of.
+
+        For most families a group is a frame (`group_frames`), and W is the decoder's E.
+        """
 
     @abstractmethod
     def layout(self, frames: Sequence[Frame], features: Tensor) -> TokenSpan:
-        """The frames' tokens with the text around them (timestamps, markers), from features [T, P, E]."""
+        """The frames' tokens with the text around them (timestamps, markers), from features [G, P, W].
+
+        All tokens of a group have the time of its last frame: nobody sees it before that.
+        """
 
     @abstractmethod
-    def question(self, text: str) -> Question:
-        """The turn that asks `text`."""
+    def question(self, text: str, *, choices: Sequence[str] = (), earlier: Sequence[Exchange] = ()) -> Question:
+        """The turn that asks `text`, with options to choose from behind it, and earlier turns before it.
+
+        Raises:
+            ValueError: if the model's chat template has no earlier turns.
+        """
 
     @abstractmethod
     def text(self, token_ids: Sequence[int]) -> str:
         """The text of generated token ids, special tokens left out."""
+
+    def most_tokens(self, num_frames: int) -> int:
+        """The most that a clip of so many frames takes."""
+        return -(-num_frames // self.group_frames) * self.max_frame_tokens
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """Embeddings [.., E] of token ids [..]."""
@@ -155,7 +179,7 @@ class Adapter(ABC):
         return positions if self.num_axes == 1 else positions[:, None]
 
     def forward(self, embeds: Tensor, positions: Tensor, cache: Any, **kwargs: Any) -> Tensor:
-        """Hidden states [N, E] of embeddings [N, E] at positions [A, N]; the cache is extended in place."""
+        """Hidden states [N, E] of a span's `embeds` at positions [A, N]; the cache is extended in place."""
         out = self.decoder(
             inputs_embeds=embeds[None],
             position_ids=self.position_ids(positions.to(self.device)),

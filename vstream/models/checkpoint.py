@@ -1,13 +1,13 @@
-"""A checkpoint folder in the hub's own layout: its JSON files, its chat template, its fingerprint, and where it is.
+"""A checkpoint folder in the hub's own layout: its JSON files, its chat template, its fingerprint.
 
-Importing it loads neither torch nor transformers. It knows nothing of what the files mean to a model.
+Importing it loads neither torch nor transformers. It knows nothing of what the files mean to a model, or
+of where they come from.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,6 @@ from typing import Any
 
 CONFIG = "config.json"
 WEIGHTS = "*.safetensors"
-_KEPT = (WEIGHTS, "*.json", "*.jinja", "*.txt", "*.model")  # *.model: a sentencepiece vocabulary; nothing pickled
 _TEXTS = (".json", ".jinja", ".txt", ".model")
 _WHOLE_BYTES = 64 << 20
 _SAMPLE_BYTES = 4096
@@ -37,6 +36,13 @@ class Checkpoint:
     def config(self) -> dict[str, Any]:
         """`config.json`."""
         return self.json(CONFIG)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all weights are there, by the index if there is one."""
+        shards = set(self.json("model.safetensors.index.json").get("weight_map", {}).values())
+        there = (self.folder / CONFIG).is_file() and any(self.folder.glob(WEIGHTS))
+        return there and all((self.folder / one).is_file() for one in shards)
 
     def check_parts(self, *parts: str) -> None:
         """Raises `ValueError` for a configuration without one of these parts: transformers would take a default one."""
@@ -62,9 +68,12 @@ class Checkpoint:
         return found
 
     def picture_config(self) -> dict[str, Any]:
-        """How pictures of a video are prepared: the first that is there, in transformers' own order."""
-        nested = self.json("processor_config.json").get("video_processor")
-        found = nested or self.json("video_preprocessor_config.json") or self.json("preprocessor_config.json")
+        """How frames are prepared, or else single pictures: the first that is there, in transformers' own order."""
+        processor = self.json("processor_config.json")
+        found = (
+            processor.get("video_processor") or self.json("video_preprocessor_config.json")
+            or processor.get("image_processor") or self.json("preprocessor_config.json")
+        )  # fmt: skip
         if not found:
             raise ValueError(f"{self.folder} has no preprocessor_config.json; fetch the whole checkpoint")
         return dict(found)
@@ -106,50 +115,3 @@ def _samples(path: Path) -> bytes:
                 file.seek(8 + length + start)
                 taken.append(file.read(min(_SAMPLE_BYTES, stop - start)))
     return b"".join(taken)
-
-
-def find_checkpoint(model: str) -> Checkpoint | None:
-    """The checkpoint that a user names: a folder, or a repository in the hub's cache or on the hub; None for neither.
-
-    Raises:
-        ValueError: if the folder is no checkpoint.
-        FileNotFoundError: if the repository is not here and cannot be fetched.
-    """
-    folder = Path(os.path.expanduser(model))
-    if os.path.isdir(folder):  # False for names that no folder can have
-        if not (folder / CONFIG).is_file():
-            raise ValueError(f"{model} is no checkpoint: it has no {CONFIG}")
-        if not _is_whole(folder):
-            raise ValueError(f"{model} is not whole: it has no safetensors, or not all; fetch the checkpoint again")
-        return Checkpoint(folder, str(folder.resolve()))
-    return Checkpoint(_fetched(model), model) if "/" in model else None
-
-
-def _fetched(repository: str) -> Path:
-    """The repository's folder in the hub's cache, filled where need be."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        cached = Path(snapshot_download(repository, local_files_only=True))
-        if _is_whole(cached):
-            return cached
-    except (FileNotFoundError, HFValidationError):
-        pass
-    try:
-        fetched = Path(snapshot_download(repository, allow_patterns=list(_KEPT)))
-    except (OSError, HFValidationError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise FileNotFoundError(
-            f"{repository!r} is no folder, is not in the hub's cache, and cannot be fetched ({reason})"
-        ) from error
-    if not _is_whole(fetched):  # when the hub cannot be reached, what there is
-        raise FileNotFoundError(f"{repository!r} is not whole in the hub's cache, and cannot be fetched")
-    return fetched
-
-
-def _is_whole(folder: Path) -> bool:
-    """Whether config and all weights that the index names are there."""
-    index = Checkpoint(folder, folder.name).json("model.safetensors.index.json")
-    shards = set(index.get("weight_map", {}).values())
-    return (folder / CONFIG).is_file() and any(folder.glob(WEIGHTS)) and all((folder / one).is_file() for one in shards)

@@ -6,123 +6,246 @@ memory or sessions, or of where checkpoints come from.
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Sequence
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 
+from vstream.choices import choices_text
 from vstream.memory.block import TokenKind
-from vstream.models.base import Adapter, Question
-from vstream.models.chat import Turn, cut_turn, render_turn
+from vstream.models.base import Adapter, Exchange, Question
+from vstream.models.chat import Between, Turn, cut_between, cut_turn, render_turn
 from vstream.models.checkpoint import Checkpoint
 from vstream.models.exact import check_config, check_moving, check_rotary
+from vstream.models.families import family_of
 from vstream.models.loading import end_tokens, load_model, load_tokenizer, readable
-from vstream.models.pictures import PictureSpec
+from vstream.models.options import LoadOptions
+from vstream.models.pictures import PictureSpec, prepare
 from vstream.models.sizes import roomy_settings
-from vstream.models.spans import join_spans, plain_span, question_of, timestamped
+from vstream.models.spans import framed, join_spans, plain_span, question_of, timestamp
 from vstream.models.tokens import Tokens, timestamp_tokens
 from vstream.types import Frame, TokenSpan
 
+_FRAMES_AT_ONCE = 8
+
 
 class CheckpointAdapter(Adapter):
-    """A stock model with one rotary axis, asked through its checkpoint's own chat template.
+    """A stock model, asked through its checkpoint's own chat template.
 
     Attributes:
         model: the stock model.
-        pictures: how a picture is prepared.
+        pictures: how a picture is prepared, where all have one size.
         tokens: the checkpoint's tokenizer.
         turn: its chat template, cut.
-        tokens_per_frame: visual tokens P of a frame.
+        tokens_per_frame: visual tokens P of a frame, where all have the same.
+        options: how it was loaded.
+        takes_max_pixels: whether the family reads `options.max_pixels`.
         prompt_version: of the family; rises when any text or picture step changes, so that memories made with another
             one are refused.
+        video_marks: the family's own text before the first frame and behind the last.
+        frame_marks: its text right before a frame's visual tokens and right behind them.
     """
 
     prompt_version: int
+    takes_max_pixels: ClassVar[bool] = False
+    parts: tuple[str, ...] = ("text_config", "vision_config")
+    video_marks: tuple[str, str] = ("", "")
+    frame_marks: tuple[str, str] = ("", "\n")
 
-    def __init__(
-        self, checkpoint: Checkpoint, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, options: LoadOptions | None = None, **single: Any) -> None:
         """Loads a checkpoint; what its small files tell is checked before its weights are read.
 
         Args:
             checkpoint: the folder, whole.
-            device: where it computes.
-            dtype: None for the checkpoint's own on a GPU, float32 on a CPU.
+            options: how; or give single ones by name (`device`, `dtype`, ...), the device is "cpu" then unless given.
 
         Raises:
-            ValueError: for a checkpoint that cannot be served exactly, or is not whole.
+            ValueError: for a checkpoint that cannot be served exactly, or is not whole, and for options that it cannot
+                follow.
         """
         super().__init__()
-        self.name = checkpoint.name
-        checkpoint.check_parts("text_config", "vision_config")
+        self.options = LoadOptions.of(options, single if options else {"device": "cpu", **single})
+        self._family = family_of(checkpoint)
+        self._check_options(checkpoint)
+        self.name, self._folder = checkpoint.name, checkpoint.folder
+        checkpoint.check_parts(*self.parts)
         model_class = self._model_class()
         with readable("configuration", checkpoint.folder):
             config = model_class.config_class.from_pretrained(checkpoint.folder, local_files_only=True)
         check_config(config.get_text_config(), self.name)
-        self.pictures = PictureSpec.from_config(checkpoint.picture_config())
-        self.tokens_per_frame = self._count_tokens(config)
-        self.tokens = Tokens(load_tokenizer(checkpoint.folder))
-        self.turn = self._read_turn(checkpoint, config.video_token_id)
-        self.model = load_model(model_class, checkpoint.folder, device=device, dtype=dtype)
+        self._read_pictures(checkpoint.picture_config(), config)
+        self.tokens = Tokens(load_tokenizer(checkpoint.folder, trust_remote_code=self.options.trust_remote_code))
+        self.turn = self._read_turn(checkpoint, config)
+        self.model = load_model(model_class, checkpoint, self.options)
         self.decoder, self.head = self.model.get_decoder(), self.model.get_output_embeddings()
         check_rotary(self.decoder, self.name)
         self._set_sizes()
-        self.fingerprint = checkpoint.fingerprint(self.prompt_version, self.dtype)
-        check_moving(self)
+        self.fingerprint = checkpoint.fingerprint(self.prompt_version, self.dtype, *self.options.changes())
+        check_moving(self, quantized=bool(getattr(self.model, "is_quantized", False)))
 
-    @abstractmethod
     def _model_class(self) -> Any:
-        """transformers' class for the checkpoint."""
+        """transformers' class for the checkpoint: the one that the registry names."""
+        return getattr(importlib.import_module("transformers"), self._family.class_name)
 
-    @abstractmethod
+    def _read_pictures(self, settings: Mapping[str, Any], config: Any) -> None:
+        """How pictures are prepared, by the processor's settings and the model's configuration.
+
+        Raises:
+            ValueError: where they do not belong together.
+        """
+        self.pictures = PictureSpec.from_config(settings)
+        self.tokens_per_frame = self._count_tokens(config)
+
     def _count_tokens(self, config: Any) -> int:
         """P, from the model's configuration and `pictures`; `ValueError` where they do not belong together."""
+        raise NotImplementedError("a family whose pictures have one size counts its tokens")
+
+    def _look(self, pixels: Tensor) -> Tensor:
+        """Visual tokens [T, P, E], or all in one row, of prepared pictures [T, 3, H, W] that have one size."""
+        raise NotImplementedError("a family whose pictures have one size looks at them")
+
+    def _check_side(self, side: Any) -> None:
+        """Refuses a processor whose pictures are not squares of the vision tower's side, in pixels."""
+        if (self.pictures.height, self.pictures.width) != (side, side):
+            raise ValueError(
+                f"the processor of {self.name!r} makes pictures of {self.pictures.height} x {self.pictures.width}, but "
+                f"its vision tower takes {side} x {side}; fetch the checkpoint again"
+            )
+
+    def _vision_tokens(self) -> tuple[int, int]:
+        """The fewest and the most visual tokens of a group of frames."""
+        return self.tokens_per_frame, self.tokens_per_frame
+
+    def _image_side(self) -> int:
+        """Longest side of a picture that is worth decoding: even the short side is seldom enlarged."""
+        return 2 * max(self.pictures.height, self.pictures.width)
 
     def _end_of_video(self) -> TokenSpan:
-        """What the model itself puts once behind all frames; nothing unless the family does."""
-        return self._span([], TokenKind.MARKER)
+        """What the model itself, not its text, puts once behind all frames; nothing unless the family does."""
+        return self._marker("")
+
+    def time_text(self, seconds: float) -> str:
+        """A frame's time as the model reads it: `[m:ss]`, unless the family has a form of its own."""
+        return timestamp(seconds)
 
     def sink(self) -> TokenSpan:
-        """What the chat template has before the video."""
-        return self._span(self.tokens.marked(self.turn.before_video), TokenKind.MARKER)
+        """What the chat template has before the video, and the family before the first frame."""
+        return self._marker(self.turn.before_video + self.video_marks[0])
+
+    def encode(self, frames: Sequence[Frame]) -> Tensor:
+        """Visual tokens [T, P, E]; the vision tower sees a few frames at once."""
+        batches = (frames[start : start + _FRAMES_AT_ONCE] for start in range(0, len(frames), _FRAMES_AT_ONCE))
+        return torch.cat([self._encode_batch(batch) for batch in batches])
+
+    def _encode_batch(self, frames: Sequence[Frame]) -> Tensor:
+        tokens = self._look(prepare(frames, self.pictures).to(self.device, self.dtype))
+        shape = (len(frames), self.tokens_per_frame)
+        assert tokens.shape[:-1].numel() == shape[0] * shape[1], f"got tokens {list(tokens.shape)}, expected {shape}"
+        return tokens.reshape(*shape, -1)
 
     def layout(self, frames: Sequence[Frame], features: Tensor) -> TokenSpan:
-        """`[m:ss]`, the frame's tokens and a newline, for each frame."""
-        return timestamped(frames, features, lambda text, kind: self._span(self.tokens.ids(text), kind))
+        """The time and the frame's tokens between the family's marks, for each frame."""
+        marks = self._marker(self.frame_marks[0]), self._marker(self.frame_marks[1])
+        return framed(frames, features, self._time_span, marks)
 
-    def question(self, text: str) -> Question:
-        """The end of the video, then the rest of the chat template around the question."""
-        before = self._span(self.tokens.marked(self.turn.before_question), TokenKind.MARKER)
-        words = self._span(self.tokens.ids(text), TokenKind.MARKER)
-        after = self._span(self.tokens.marked(self.turn.after_question), TokenKind.MARKER)
-        return question_of(join_spans([self._end_of_video(), before]), words, after)
+    def question(self, text: str, *, choices: Sequence[str] = (), earlier: Sequence[Exchange] = ()) -> Question:
+        """The end of the video, then the rest of the chat template around the questions."""
+        parts = [(self.video_marks[1] + self.turn.before_question, True)]
+        for one in earlier:
+            parts += [(one.question, False), (self._between.before_answer, True)]
+            parts += [(one.answer, False), (self._between.before_next, True)]
+        around = len(parts)
+        parts += [(text, False), (choices_text(choices), False), (self.turn.after_question, True)]
+        spans = [self._span(ids, TokenKind.MARKER) for ids in self.tokens.joined(parts)]
+        before, after = [self._end_of_video(), *spans[:around]], spans[around + 1 :]
+        return question_of(join_spans(before), spans[around], join_spans(after))
+
+    @cached_property
+    def _between(self) -> Between:
+        """What the template has between turns; most models are never asked for it."""
+        with readable("chat template", self._folder):
+            rendered = self._render(again=True)
+        return cut_between(rendered, self.turn, self.name)
 
     def text(self, token_ids: Sequence[int]) -> str:
         """The text of generated token ids."""
         return self.tokens.text(token_ids)
 
-    def _span(self, ids: list[int], kind: TokenKind) -> TokenSpan:
-        return plain_span(self.embed(torch.tensor(ids, dtype=torch.long)), kind)
+    def _time_span(self, seconds: float) -> TokenSpan:
+        return self._span(self.tokens.ids(self.time_text(seconds)), TokenKind.TIMESTAMP)
 
-    def _read_turn(self, checkpoint: Checkpoint, video_token_id: int) -> Turn:
-        tokenizer = self.tokens.tokenizer
-        with readable("chat template", checkpoint.folder):
-            rendered = render_turn(tokenizer, checkpoint.chat_template())
-        placeholder = tokenizer.convert_ids_to_tokens(video_token_id)
-        if placeholder is None:
-            raise ValueError(f"the tokenizer of {self.name!r} has no token {video_token_id}, which stands for videos")
-        return cut_turn(rendered, placeholder)
+    def _marker(self, text: str) -> TokenSpan:
+        """The tokens of a template's text, special ones meant."""
+        return self._span(self.tokens.marked(text), TokenKind.MARKER)
+
+    def _check_options(self, checkpoint: Checkpoint) -> None:
+        if self.options.max_pixels is not None and not self.takes_max_pixels:
+            raise ValueError(
+                f"max_pixels is an option of families whose frames keep their shape, but {checkpoint.name!r} is of "
+                f"type {self._family.model_type!r}, whose frames have one size; leave it out"
+            )
+
+    def _span(self, ids: list[int], kind: TokenKind) -> TokenSpan:
+        return plain_span(self.embed(torch.tensor(ids, dtype=torch.long)), kind, self.num_axes)
+
+    def _chat_template(self, checkpoint: Checkpoint) -> str | None:
+        """The template, None for the tokenizer's own."""
+        return checkpoint.chat_template()
+
+    def _read_turn(self, checkpoint: Checkpoint, config: Any) -> Turn:
+        """The template cut at a video; at an image, where it knows of images alone."""
+        render = partial(render_turn, self.tokens.tokenizer, self._chat_template(checkpoint))
+        shown, placeholder, rendered = self._shown(checkpoint, config, render)
+        self._render = partial(render, shown, system=self.options.system)
+        turn = cut_turn(rendered, placeholder)
+        return turn if self.options.system is None else self._with_system(placeholder)
+
+    def _shown(self, checkpoint: Checkpoint, config: Any, render: Callable[[str], str]) -> tuple[str, str, str]:
+        """What the template can show, "video" or else "image", what stands for it there, and the whole turn with it."""
+        found = []
+        for shown in ("video", "image"):
+            placeholder = self._placeholder(config, shown)
+            with readable("chat template", checkpoint.folder):
+                found.append((shown, placeholder, render(shown)))
+            if placeholder in found[-1][2]:
+                return found[-1]
+        return found[0]
+
+    def _with_system(self, placeholder: str) -> Turn:
+        """The template with the user's own system prompt."""
+        system = str(self.options.system)
+        try:
+            turn = cut_turn(self._render(), placeholder)
+        except TemplateError:
+            turn = None
+        if turn is None or system.strip() not in turn.before_video:
+            raise ValueError(f"the chat template of {self.name!r} takes no system prompt; leave it out")
+        return turn
+
+    def _placeholder(self, config: Any, shown: str) -> str:
+        """What stands for a video or an image in the template: its token, or `<video>` where that is no token."""
+        token_id = getattr(config, f"{shown}_token_id", None)
+        token: str | None = f"<{shown}>"
+        if token_id is not None:
+            token = self.tokens.tokenizer.convert_ids_to_tokens(token_id)
+        if token is None:
+            raise ValueError(f"the tokenizer of {self.name!r} has no token {token_id}, which stands for {shown}s")
+        return token
 
     def _set_sizes(self) -> None:
         if not len(self.sink()):
             raise ValueError(f"the chat template of {self.name!r} must begin with some text, but the video comes first")
-        fewest, most = timestamp_tokens(self.tokens)
-        self.min_frame_tokens = fewest + self.tokens_per_frame
-        self.max_frame_tokens = most + self.tokens_per_frame
+        times, vision = timestamp_tokens(self.tokens, self.time_text), self._vision_tokens()
+        around = sum(len(self.tokens.marked(mark)) for mark in self.frame_marks)
+        self.min_frame_tokens, self.max_frame_tokens = (
+            time + around + grid for time, grid in zip(times, vision, strict=True)
+        )
         self.max_positions = int(self.config.max_position_embeddings)
-        self.image_side = 2 * max(self.pictures.height, self.pictures.width)  # even the short side is seldom enlarged
+        self.image_side = self._image_side()
         self.eos_ids = end_tokens(self.model, self.tokens.tokenizer)
         self.settings = MappingProxyType(roomy_settings(self))

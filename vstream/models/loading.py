@@ -13,6 +13,11 @@ from typing import Any
 
 import torch
 
+from vstream.models.checkpoint import Checkpoint
+from vstream.models.options import LoadOptions
+from vstream.models.placement import check_one_place, placed, torch_device, torch_dtype
+from vstream.models.room import check_room
+
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
@@ -34,49 +39,69 @@ def readable(part: str, folder: Path) -> Iterator[None]:
     """Says in one sentence which part of a checkpoint cannot be read, whatever a library raises over it."""
     try:
         yield
+    except ImportError as error:
+        raise ValueError(f"the {part} in {folder} need a package that is missing ({_reason(error)})") from error
+    except torch.OutOfMemoryError as error:
+        raise ValueError(f"the {part} in {folder} do not fit; quantize them or choose a smaller model") from error
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-        raise ValueError(f"the {part} in {folder} cannot be read ({reason}); fetch the checkpoint again") from error
+        raise ValueError(
+            f"the {part} in {folder} cannot be read ({_reason(error)}); fetch the checkpoint again"
+        ) from error
 
 
-def load_model(model_class: Any, folder: Path, *, device: torch.device | str, dtype: torch.dtype | None) -> Any:
-    """A model in evaluation mode, without gradients, with sdpa attention.
+def _reason(error: Exception) -> str:
+    """The first line of what a library says."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+
+
+def load_model(model_class: Any, checkpoint: Checkpoint, options: LoadOptions) -> Any:
+    """A model in evaluation mode, without gradients; its decoder's attention is sdpa.
 
     Args:
         model_class: a transformers class.
-        folder: a checkpoint with safetensors.
-        device: where it computes.
-        dtype: None for the checkpoint's own on a GPU, float32 on a CPU (where 16 bits are slow).
+        checkpoint: with safetensors.
+        options: where it goes, and how.
 
     Raises:
-        ValueError: if weights cannot be read, have other shapes, or are missing, which would be random then.
+        ValueError: if memory or a package is missing; if weights cannot be read, have other shapes, or are missing,
+            which would be random then.
     """
-    device = torch.device(device)
+    folder, config = checkpoint.folder, checkpoint.config
+    device = torch_device(options.device)
+    dtype = torch_dtype(options.dtype, device, config)
+    keywords = placed(options, config, device, dtype, checkpoint.name)
+    if options.device_map is None:
+        check_room(folder, checkpoint.name, device=device, dtype=dtype, quantize=options.quantize)
     with quiet_transformers(), readable("weights", folder):
         model, report = model_class.from_pretrained(
             folder,
-            dtype=dtype or ("auto" if device.type == "cuda" else torch.float32),
-            attn_implementation="sdpa",
+            **keywords,
             use_safetensors=True,
             local_files_only=True,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
+    _check_whole(report, folder)
+    check_one_place(model, checkpoint.name)
+    model = model.eval().requires_grad_(False)
+    return model if "device_map" in keywords else model.to(device)
+
+
+def _check_whole(report: dict[str, Any], folder: Path) -> None:
     wrong = sorted(report["missing_keys"]) + sorted(name for name, *_ in report["mismatched_keys"])
     if wrong:
         raise ValueError(
             f"of the weights in {folder}, {len(wrong)} are missing or have another shape ({wrong[0]} ...); fetch the "
             "checkpoint again"
         )
-    return model.eval().requires_grad_(False).to(device)
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """The checkpoint's tokenizer, from its own files alone."""
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
+    """The checkpoint's tokenizer, from its own files alone; code among them runs only if it is trusted."""
     from transformers import AutoTokenizer
 
     with quiet_transformers(), readable("tokenizer", folder):
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
 
 
 def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from vstream.choices import choices_text
 from vstream.memory.block import TokenKind
-from vstream.models.base import Adapter, Question
+from vstream.models.base import Adapter, Exchange, Question
 from vstream.models.spans import plain_span, question_of, timestamped
 from vstream.types import Frame, TokenSpan
 
@@ -87,9 +88,10 @@ class RandomLlama(Adapter):
         """`[m:ss]`, the frame's tokens and a newline, for each frame."""
         return timestamped(frames, features, self._text_span)
 
-    def question(self, text: str) -> Question:
-        """The question's bytes between two markers."""
-        parts = (self._text_span(part, TokenKind.MARKER) for part in ("\nQ: ", text, "\nA: "))
+    def question(self, text: str, *, choices: Sequence[str] = (), earlier: Sequence[Exchange] = ()) -> Question:
+        """The question's bytes between two markers, and earlier ones with their answers alike."""
+        before = "".join(f"\nQ: {one.question}\nA: {one.answer}" for one in earlier) + "\nQ: "
+        parts = (self._text_span(part, TokenKind.MARKER) for part in (before, text, f"{choices_text(choices)}\nA: "))
         return question_of(*parts)
 
     def text(self, token_ids: Sequence[int]) -> str:
@@ -109,7 +111,7 @@ class RandomLlama(Adapter):
         return torch.cat([means, spread]).T.to(self.dtype) @ self.projection  # [P, 6] @ [6, E]
 
     def _text_span(self, text: str, kind: TokenKind) -> TokenSpan:
-        return plain_span(self.embed(torch.tensor(list(text.encode()))), kind)
+        return plain_span(self.embed(torch.tensor(list(text.encode()), dtype=torch.long)), kind)
 
 
 def load(*, device: torch.device, dtype: torch.dtype | None = None, seed: int = 0) -> RandomLlama:

@@ -22,17 +22,18 @@ def roomy_settings(adapter: Adapter) -> dict[str, Any]:
     Args:
         adapter: with its decoder, `max_positions` and frame tokens set.
     """
-    usual, frame = Config(), adapter.max_frame_tokens
+    usual, frame, group = Config(), adapter.max_frame_tokens, adapter.group_frames
     room = max(0, adapter.max_positions - usual.max_question_tokens - usual.max_answer_tokens)
-    clip_frames = max(1, min(_CLIP_FRAMES, room // (8 * frame)))
-    window = max(clip_frames * frame, min(_WINDOW_FRAMES * frame, room // 4))
+    clip_frames = group * max(1, min(_CLIP_FRAMES // group, room // (8 * frame)))
+    clip = adapter.most_tokens(clip_frames)
+    window = max(clip, min(adapter.most_tokens(_WINDOW_FRAMES), room // 4))
     tokens = {"window_tokens": window, "retrieve_tokens": window, "gist_tokens": min(_GIST_FRAMES * frame, room // 16)}
-    answer = sum(tokens.values()) + 2 * clip_frames * frame + usual.max_question_tokens + usual.max_answer_tokens
+    answer = sum(tokens.values()) + 2 * clip + usual.max_question_tokens + usual.max_answer_tokens
     return {
         "clip_frames": clip_frames,
         **tokens,
         "gist_vision_tokens": max(usual.gist_vision_tokens, min(16, frame // 16)),
-        "host_bytes": max(usual.host_bytes, _KEPT_FRAMES * frame * _token_bytes(adapter)),
+        "host_bytes": max(usual.host_bytes, adapter.most_tokens(_KEPT_FRAMES) * _token_bytes(adapter)),
         "answer_bytes": max(1024 * MIB, 2 * answer * _token_bytes(adapter)),
     }
 

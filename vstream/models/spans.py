@@ -1,4 +1,4 @@
-"""Building token spans for decoders with one rotary axis, where every token advances the position by one.
+"""Building token spans: text, where every token advances the position by one on every rotary axis, and what follows it.
 
 This module knows nothing of tokenizers or models.
 """
@@ -16,15 +16,15 @@ from vstream.models.base import Question
 from vstream.types import Frame, TokenSpan
 
 
-def plain_span(embeds: Tensor, kind: TokenKind) -> TokenSpan:
-    """Tokens [N, E] of one kind that belong to no frame."""
+def plain_span(embeds: Tensor, kind: TokenKind, axes: int = 1) -> TokenSpan:
+    """Tokens [N, E] of one kind that belong to no frame, laid out like text."""
     n = embeds.shape[0]
     return TokenSpan(
         embeds=embeds,
         kinds=torch.full((n,), int(kind), dtype=torch.uint8),
         seconds=torch.full((n,), float("nan"), dtype=torch.float64),
-        positions=torch.arange(n)[None],
-        advance=torch.tensor([n]),
+        positions=torch.arange(n).repeat(axes, 1),
+        advance=torch.full((axes,), n),
     )
 
 
@@ -35,13 +35,15 @@ def at_seconds(span: TokenSpan, seconds: float) -> TokenSpan:
 
 def join_spans(spans: Sequence[TokenSpan]) -> TokenSpan:
     """At least one span, one after the other."""
-    n = sum(len(span) for span in spans)
+    starts = torch.stack([span.advance for span in spans]).cumsum(dim=0).roll(1, dims=0)  # [S, A]
+    end, starts[0] = starts[0].clone(), 0
+    placed = [start[:, None] + span.positions for start, span in zip(starts, spans, strict=True)]
     return TokenSpan(
         embeds=torch.cat([span.embeds for span in spans]),
         kinds=torch.cat([span.kinds for span in spans]),
         seconds=torch.cat([span.seconds for span in spans]),
-        positions=torch.arange(n)[None],
-        advance=torch.tensor([n]),
+        positions=torch.cat(placed, dim=1),
+        advance=end,
     )
 
 
@@ -57,12 +59,30 @@ def timestamped(
 
     `text_span` gives the tokens of a text.
     """
+
+    def time_span(seconds: float) -> TokenSpan:
+        return text_span(timestamp(seconds), TokenKind.TIMESTAMP)
+
+    marks = text_span("", TokenKind.MARKER), text_span("\n", TokenKind.MARKER)
+    return framed(frames, features, time_span, marks)
+
+
+def framed(
+    frames: Sequence[Frame],
+    features: Tensor,
+    time_span: Callable[[float], TokenSpan],
+    marks: tuple[TokenSpan, TokenSpan],
+) -> TokenSpan:
+    """The time, a mark, the frame's tokens and another mark, for each of T frames with features [T, P, E].
+
+    `time_span` gives the tokens that say so many seconds.
+    """
     assert len(frames) == len(features), f"{len(frames)} frames, features {list(features.shape)}"
-    newline, spans = text_span("\n", TokenKind.MARKER), []
+    before, after = marks
+    spans = []
     for frame, tokens in zip(frames, features, strict=True):
-        time = text_span(timestamp(frame.pts_seconds), TokenKind.TIMESTAMP)
-        line = join_spans([time, plain_span(tokens, TokenKind.VISION), newline])
-        spans.append(at_seconds(line, frame.pts_seconds))
+        line = [time_span(frame.pts_seconds), before, plain_span(tokens, TokenKind.VISION), after]
+        spans.append(at_seconds(join_spans(line), frame.pts_seconds))
     return join_spans(spans)
 
 

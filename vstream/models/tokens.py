@@ -5,11 +5,11 @@ It knows nothing of embeddings, templates or models.
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from typing import Any
-
-from vstream.models.spans import timestamp
 
 MAX_MINUTES = 9999  # a week
 
@@ -33,6 +33,40 @@ class Tokens:
         """Token ids of a template's own text, where special tokens are meant."""
         return self._encode([text], special=True)[0]
 
+    def joined(self, parts: Sequence[tuple[str, bool]]) -> list[list[int]]:
+        """Token ids, by part, of texts that stand one behind the other and are cut into tokens as one text.
+
+        A token that lies across a border belongs to the part in which it ends.
+
+        Args:
+            parts: a text, and whether it is a template's, in which special tokens are meant.
+        """
+        ids: list[list[int]] = [[] for _ in parts]
+        for special, group in groupby(self._pieces(parts), key=lambda piece: piece[2]):
+            pieces = [(part, text) for part, text, _ in group]
+            for part, token in [(part, self.special(text)) for part, text in pieces] if special else self._run(pieces):
+                ids[part].append(token)
+        return ids
+
+    def _pieces(self, parts: Sequence[tuple[str, bool]]) -> Iterator[tuple[int, str, bool]]:
+        """Part, text, and whether it is a special token, in order."""
+        names = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
+        special = re.compile("(" + "|".join(map(re.escape, sorted(names, key=len, reverse=True))) + ")")
+        for part, (text, template) in enumerate(parts):
+            for piece in filter(None, special.split(text) if template and names else [text]):
+                yield part, piece, template and piece in names
+
+    def _run(self, pieces: Sequence[tuple[int, str]]) -> Iterator[tuple[int, int]]:
+        """Part and token id of plain text that is cut as one."""
+        with self._lock:
+            found = self.tokenizer(
+                "".join(text for _, text in pieces), add_special_tokens=False, split_special_tokens=True,
+                return_offsets_mapping=True,
+            )  # fmt: skip
+        part_of = [part for part, text in pieces for _ in text]  # by character
+        for token, (_, stop) in zip(found["input_ids"], found["offset_mapping"], strict=True):
+            yield part_of[max(0, stop - 1)], token
+
     def counts(self, texts: Sequence[str]) -> list[int]:
         """How many tokens each plain text takes."""
         return [len(ids) for ids in self._encode(list(texts), special=False)]
@@ -55,12 +89,11 @@ class Tokens:
         return encoded
 
 
-def timestamp_tokens(tokens: Tokens) -> tuple[int, int]:
-    """The fewest and the most tokens that a time up to 9999:59 and the newline behind its frame take.
+def timestamp_tokens(tokens: Tokens, time_text: Callable[[float], str]) -> tuple[int, int]:
+    """The fewest and the most tokens that a time up to 9999:59 takes, as `time_text` says it of seconds.
 
     Minutes and seconds are counted apart, which is exact where a tokenizer cuts at the colon, as they all do.
     """
-    minutes = tokens.counts([timestamp(60.0 * minute) for minute in range(MAX_MINUTES + 1)])
-    seconds = tokens.counts([timestamp(float(second)) for second in range(60)])
-    shared = len(tokens.ids("\n")) - seconds[0]
-    return min(minutes) + min(seconds) + shared, max(minutes) + max(seconds) + shared
+    minutes = tokens.counts([time_text(60.0 * minute) for minute in range(MAX_MINUTES + 1)])
+    seconds = tokens.counts([time_text(float(second)) for second in range(60)])
+    return min(minutes) + min(seconds) - seconds[0], max(minutes) + max(seconds) - seconds[0]

@@ -19,8 +19,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from vstream.choices import choices_text
 from vstream.memory.block import TokenKind
-from vstream.models.base import Adapter, Question
+from vstream.models.base import Adapter, Exchange, Question
 from vstream.models.embedded import efficientnet
 from vstream.models.embedded.convert import LANGUAGE, VISION
 from vstream.models.embedded.fetch import embedded_dir
@@ -162,11 +163,18 @@ class EmbeddedAdapter(Adapter):
             parts.append(plain_span(tokens[PLACE:], TokenKind.VISION))
         return at_seconds(join_spans(parts), frame.pts_seconds)
 
-    def question(self, text: str) -> Question:
-        """The question, the end of the user's turn and the start of the assistant's."""
-        after = self.tokens.marked(f"{AFTER_QUESTION}<|im_end|>\n<|im_start|>assistant\n")
-        parts = (self.tokens.ids(BEFORE_QUESTION), self.tokens.ids(text), after)
-        return question_of(*(self._span(ids, TokenKind.MARKER) for ids in parts))
+    def question(self, text: str, *, choices: Sequence[str] = (), earlier: Sequence[Exchange] = ()) -> Question:
+        """The question, the end of the user's turn and the start of the assistant's; earlier turns before it."""
+        before = self.tokens.ids(BEFORE_QUESTION)
+        for one in earlier:
+            before += self.tokens.ids(one.question) + self._end_of_question + self.tokens.ids(one.answer)
+            before += self.tokens.marked("<|im_end|>\n<|im_start|>user\n")
+        after = self.tokens.ids(choices_text(choices)) + self._end_of_question
+        return question_of(*(self._span(ids, TokenKind.MARKER) for ids in (before, self.tokens.ids(text), after)))
+
+    @property
+    def _end_of_question(self) -> list[int]:
+        return self.tokens.marked(f"{AFTER_QUESTION}<|im_end|>\n<|im_start|>assistant\n")
 
     def text(self, token_ids: Sequence[int]) -> str:
         """The text of generated token ids."""
