@@ -43,7 +43,7 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture(scope="module")
-def tiny(checkpoint: Path) -> SmolVLMAdapter:
+def tiny(checkpoint: Path) -> Idefics3Adapter:
     adapter = load_adapter(str(checkpoint), device="cpu")
     assert type(adapter) is ADAPTERS[checkpoint.name]
     return adapter
@@ -140,7 +140,7 @@ def test_black_frames_do_not_vanish(folder: Path) -> None:
 
 
 @torch.inference_mode()
-def test_a_batch_gives_what_its_frames_give_alone(tiny: SmolVLMAdapter) -> None:
+def test_a_batch_gives_what_its_frames_give_alone(tiny: Idefics3Adapter) -> None:
     frames = [Frame(float(i), noise((40 + i, 60), i)) for i in range(19)]  # more than are encoded at once
     alone = torch.cat([tiny.encode([frame]) for frame in frames])
     assert difference(tiny.encode(frames), alone) < 1e-5
@@ -150,7 +150,7 @@ def test_a_batch_gives_what_its_frames_give_alone(tiny: SmolVLMAdapter) -> None:
 
 
 @torch.inference_mode()
-def test_each_frame_is_its_time_and_its_tokens_between_marks(tiny: SmolVLMAdapter) -> None:
+def test_each_frame_is_its_time_and_its_tokens_between_marks(tiny: Idefics3Adapter) -> None:
     seconds = (7.5, 61.0, 7503.0)
     frames = [Frame(second, noise((50, 70))) for second in seconds]
     span = tiny.layout(frames, tiny.encode(frames))
@@ -163,7 +163,7 @@ def test_each_frame_is_its_time_and_its_tokens_between_marks(tiny: SmolVLMAdapte
     assert torch.equal(span.embeds[span.kinds == TokenKind.MARKER], tiny.embed(torch.tensor([fake, mark, fake] * 3)))
 
 
-def test_frames_never_take_more_or_fewer_tokens_than_told(tiny: SmolVLMAdapter) -> None:
+def test_frames_never_take_more_or_fewer_tokens_than_told(tiny: Idefics3Adapter) -> None:
     image = noise((8, 8))
     seconds = [0, 9, 599, 600, 5999, 6000, 359999, 360000, 599999]
     taken = [len(tiny.layout([Frame(float(second), image)], torch.zeros(1, P, 64))) for second in seconds]
@@ -171,14 +171,24 @@ def test_frames_never_take_more_or_fewer_tokens_than_told(tiny: SmolVLMAdapter) 
     assert max(taken) == tiny.max_frame_tokens == min(taken) + 2, "9999 minutes have two digits more than 99"
 
 
-def test_a_template_without_videos_is_cut_at_an_image(tiny: SmolVLMAdapter, checkpoint: Path) -> None:
+def test_a_template_without_videos_is_cut_at_an_image(tiny: Idefics3Adapter, checkpoint: Path) -> None:
     assert tiny.turn.before_video == {"smolvlm": "<|im_start|>User: ", "idefics3": "<|im_start|>User:"}[checkpoint.name]
     assert tiny.turn.before_question == ""
     assert tiny.turn.after_question == "<end_of_utterance>\nAssistant:"
 
 
+def test_a_template_of_smolvlm2_without_videos_is_the_processors(folder: Path) -> None:
+    """Earlier repositories have such a one; transformers' processor puts its own in its place. Idefics3's has none."""
+    template = "{% for part in messages[0]['content'] %}{{ part['text'] or 'Mine: <image>' }}{% endfor %}"
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    adapter = load_adapter(str(folder), device="cpu")
+    assert isinstance(adapter, Idefics3Adapter)
+    assert adapter.turn.before_video == {"smolvlm": "<|im_start|>User: ", "idefics3": "Mine: "}[folder.name]
+
+
 def test_a_template_with_neither_is_refused(folder: Path) -> None:
-    (folder / "chat_template.json").write_text(json.dumps({"chat_template": "{{ messages[0]['content'][1]['text'] }}"}))
+    template = "{# no video #}{{ messages[0]['content'][1]['text'] }}"
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": template}))
     with pytest.raises(ValueError, match="must place one '<video>' before the question, but it gives 'the"):
         load_adapter(str(folder), device="cpu")
 
@@ -201,5 +211,5 @@ def test_an_image_processors_part_of_a_processor_is_read(folder: Path) -> None:
     (folder / "preprocessor_config.json").unlink()
     edit(folder / "processor_config.json", image_processor={**found, "image_mean": [0.1, 0.2, 0.3]})
     adapter = load_adapter(str(folder), device="cpu")
-    assert isinstance(adapter, SmolVLMAdapter)
+    assert isinstance(adapter, Idefics3Adapter)
     assert adapter.pictures.mean == (0.1, 0.2, 0.3)

@@ -7,7 +7,7 @@ memory or sessions, or of where checkpoints come from.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -193,17 +193,28 @@ class CheckpointAdapter(Adapter):
     def _span(self, ids: list[int], kind: TokenKind) -> TokenSpan:
         return plain_span(self.embed(torch.tensor(ids, dtype=torch.long)), kind, self.num_axes)
 
+    def _chat_template(self, checkpoint: Checkpoint) -> str | None:
+        """The template, None for the tokenizer's own."""
+        return checkpoint.chat_template()
+
     def _read_turn(self, checkpoint: Checkpoint, config: Any) -> Turn:
         """The template cut at a video; at an image, where it knows of images alone."""
-        placeholders = {shown: self._placeholder(config, shown) for shown in ("video", "image")}
-        with readable("chat template", checkpoint.folder):
-            template = checkpoint.chat_template()
-            rendered = {shown: render_turn(self.tokens.tokenizer, template, shown) for shown in placeholders}
-        known = [shown for shown, text in rendered.items() if placeholders[shown] in text]
-        shown = known[0] if known else "video"
-        self._render = partial(render_turn, self.tokens.tokenizer, template, shown, system=self.options.system)
-        turn = cut_turn(rendered[shown], placeholders[shown])
-        return turn if self.options.system is None else self._with_system(placeholders[shown])
+        render = partial(render_turn, self.tokens.tokenizer, self._chat_template(checkpoint))
+        shown, placeholder, rendered = self._shown(checkpoint, config, render)
+        self._render = partial(render, shown, system=self.options.system)
+        turn = cut_turn(rendered, placeholder)
+        return turn if self.options.system is None else self._with_system(placeholder)
+
+    def _shown(self, checkpoint: Checkpoint, config: Any, render: Callable[[str], str]) -> tuple[str, str, str]:
+        """What the template can show, "video" or else "image", what stands for it there, and the whole turn with it."""
+        found = []
+        for shown in ("video", "image"):
+            placeholder = self._placeholder(config, shown)
+            with readable("chat template", checkpoint.folder):
+                found.append((shown, placeholder, render(shown)))
+            if placeholder in found[-1][2]:
+                return found[-1]
+        return found[0]
 
     def _with_system(self, placeholder: str) -> Turn:
         """The template with the user's own system prompt."""
