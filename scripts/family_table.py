@@ -58,7 +58,6 @@ SHAPES = {
     "qwen2_5_vl": Published(28, 4, 128, _QWEN_FRAME, VIDEO_TOKENS // 2),
     "qwen3_vl": Published(36, 8, 128, _QWEN_FRAME, VIDEO_TOKENS // 2),
     "qwen3_vl_moe": Published(48, 4, 128, _QWEN_FRAME, VIDEO_TOKENS // 2),
-    "qwen3_vl_moe": Published(48, 4, 128, _QWEN_FRAME, VIDEO_TOKENS // 2),
     "smolvlm": Published(24, 32, 64, "384 x 384", 9**2),
     "idefics3": Published(24, 32, 64, "384 x 384", 9**2),
     "internvl": Published(28, 4, 128, "448 x 448", 16**2),
