@@ -401,6 +401,9 @@ BAD_OPTIONS = [
     (["--quantize", "int8"], "quantize must be one of None, bitsandbytes-8bit, bitsandbytes-4bit, torchao-int8, got"),
     (["--max-pixels", "0"], "max_pixels must be a whole number >= 1, or None, got 0"),
     (["--max-pixels", "9"], "max_pixels is an option of checkpoints, but 'random' is built in; leave it out"),
+    (["--system", "Be brief."], "system is an option of checkpoints, but 'random' is built in"),
+    (["--option", "x"], "a question has 2 to 26 options or none, got 1"),
+    (["--dialogue", "--dialogue-tokens", "0"], "dialogue_tokens must be a whole number >= 1, got 0"),
     (["--trust-remote-code"], "trust_remote_code is an option of checkpoints, but 'random' is built in"),
     (["--model", "someone/model", "--offline"], "nothing may be fetched .--offline.; run `hf download someone/model`"),
     (["--fps", "0"], "fps must be a number > 0 and <= 1000, got 0.0"),
@@ -435,6 +438,18 @@ def test_bad_options_are_refused(
     video: str, options: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     refused(capsys, ["ask", video, "one?", *RANDOM, *options], 2, sentence)
+
+
+def test_options_to_choose_from_and_earlier_turns_are_told(video: str, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = ask_json(
+        capsys, video, "one?", "two?", *TINY, "--dialogue", "--dialogue-tokens", "200", "--option", "x", "--option", "y"
+    )
+    assert (first["earlier_turns"], second["earlier_turns"], second["turns_left_out"]) == (0, 1, 0)
+    assert first["choice"] in (None, 0, 1)
+    (alone,) = ask_json(capsys, video, "two?", *TINY)
+    assert (alone["earlier_turns"], alone["choice"]) == (None, None)
+    (short,) = ask_json(capsys, video, "one?", "two?", *TINY, "--dialogue", "--dialogue-tokens", "1")[1:]
+    assert (short["earlier_turns"], short["turns_left_out"]) == (0, 1)
 
 
 def test_bad_sources_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
