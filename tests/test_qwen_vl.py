@@ -117,10 +117,12 @@ def test_sizes_of_whole_videos_are_shared_by_the_frames_of_a_group() -> None:
 @pytest.mark.parametrize("size", [(10, 9000), (9000, 10), (1, 1), (2160, 3840)], ids=str)
 def test_every_picture_has_a_grid(size: tuple[int, int]) -> None:
     for volume in (False, True):
-        rows, columns = PatchSpec.from_config({**PROCESSOR, "max_pixels": 12845056}, volume=volume).grid(*size)
-        assert rows >= 1
-        assert columns >= 1
-        assert max(rows, columns) <= 4096 // 28
+        for pixels in (24 * 28**2, 12845056):
+            spec = PatchSpec.from_config({**PROCESSOR, "max_pixels": pixels}, volume=volume)
+            rows, columns = spec.grid(*size)
+            assert min(rows, columns) >= 1
+            assert max(rows, columns) <= 4096 // 28
+            assert rows * columns <= spec.tokens[1]
 
 
 @pytest.mark.parametrize(

@@ -84,11 +84,14 @@ class PatchSpec:
 
     @property
     def tokens(self) -> tuple[int, int]:
-        """The fewest and the most tokens of a picture; very long ones may have a few more."""
+        """The fewest and the most tokens of a picture."""
         return math.ceil(self.min_pixels / self.side**2), self.max_pixels // self.side**2
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of tokens of a picture: its shape, within the range of pixels."""
+        """Rows and columns of tokens of a picture: its shape, within the range of pixels.
+
+        As the families' processors have it, but that a very long picture is made shorter rather than have more pixels.
+        """
         if self.enlarges and min(height, width) < self.side:
             scale = max(self.side / height, self.side / width)
             height, width = int(height * scale), int(width * scale)
@@ -99,13 +102,14 @@ class PatchSpec:
         elif rows * columns * self.side**2 < self.min_pixels:
             scale = math.sqrt(self.min_pixels / (height * width))
             rows, columns = (math.ceil(pixels * scale / self.side) for pixels in (height, width))
-        longest = MAX_SIDE // self.side
-        return min(rows, longest), min(columns, longest)
+        longest, most = MAX_SIDE // self.side, self.tokens[1]
+        rows = min(rows, longest, most)
+        return rows, min(columns, longest, most // rows)
 
     def patches(self, frames: Sequence[Frame], rows: int, columns: int) -> Tensor:
-        """Patches [G * 2 rows * 2 columns, C * F * side * side] float32 of G groups of F frames, token by token.
+        """Patches [G * rows * columns * merge**2, C * F * patch**2] float32 of G groups of F frames, token by token.
 
-        (For a merge of 2.) Groups are consecutive, all frames are brought to the size of so many tokens.
+        Groups are of consecutive frames, which are all brought to the size of so many tokens.
         """
         spec = replace(self.pictures, height=rows * self.side, width=columns * self.side)
         pixels = prepare(frames, spec)  # [T, C, H, W]
