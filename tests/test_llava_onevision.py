@@ -572,7 +572,7 @@ def test_the_defaults_hold_frames_of_many_tokens(tmp_path: Path) -> None:
 def test_settings_fit_any_trained_length(tiny: LlavaOnevisionAdapter, max_positions: int) -> None:
     sizes = SimpleNamespace(
         max_positions=max_positions, max_frame_tokens=206, num_layers=28, num_kv_heads=4, head_dim=128,
-        dtype=torch.bfloat16,
+        dtype=torch.bfloat16, group_frames=1, most_tokens=lambda frames: 206 * frames,
     )  # fmt: skip
     config = Config(**roomy_settings(sizes))  # type: ignore[arg-type]
     assert config.window_tokens >= config.clip_frames * 206
