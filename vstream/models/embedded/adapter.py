@@ -181,7 +181,7 @@ class EmbeddedAdapter(Adapter):
         return self.tokens.text(token_ids)
 
     def _span(self, ids: list[int], kind: TokenKind) -> TokenSpan:
-        return plain_span(self.embed(torch.tensor(ids)), kind)
+        return plain_span(self.embed(torch.tensor(ids, dtype=torch.long)), kind)
 
 
 def same_name(before: Tensor, tokens: Tensor) -> bool:
