@@ -68,10 +68,55 @@ def parts_of_times(number: dict[str, int]) -> Tensor:
     return parts
 
 
+class Rounding:
+    """Rounds keys and values of frames to four bits a number while it is on, as memory does; gradients pass through.
+
+    As `vstream.memory.codec` has it: turned, a scale and a minimum per token and head, keys less their mean.
+
+    Attributes:
+        where: [S, N] 1 for tokens of frames, else 0; None for off.
+    """
+
+    def __init__(self, decoder: Any) -> None:
+        """Of all layers of a Qwen3 decoder."""
+        self.where: Tensor | None = None
+        self._head_dim = decoder.config.head_dim
+        self._turn = hadamard(self._head_dim)
+        for layer in decoder.layers:
+            layer.self_attn.k_norm.register_forward_hook(lambda module, given, keys: self._round(keys, less_mean=True))
+            layer.self_attn.v_proj.register_forward_hook(lambda module, given, values: self._values(values))
+
+    def _values(self, values: Tensor) -> Tensor | None:
+        rounded = self._round(values.unflatten(-1, (-1, self._head_dim)), less_mean=False)
+        return None if rounded is None else rounded.flatten(-2)
+
+    def _round(self, found: Tensor, *, less_mean: bool) -> Tensor | None:
+        """Of [S, N, K, D]."""
+        if self.where is None:
+            return None
+        where, given, turn = self.where[:, :, None, None].to(found), found.detach(), self._turn.to(found)
+        count = where.sum(1, keepdim=True).clamp_min(1)
+        mean = (given * where).sum(1, keepdim=True) / count if less_mean else torch.zeros_like(given[:, :1])
+        turned = (given - mean) @ turn
+        least, most = turned.amin(-1, keepdim=True), turned.amax(-1, keepdim=True)
+        step = (most - least).clamp_min(1e-6) / 15
+        error = (((turned - least) / step).round() * step + least - turned) @ turn.T
+        return found + error * where
+
+
+def hadamard(size: int) -> Tensor:
+    """The Hadamard matrix [size, size] of length 1, for a power of two."""
+    found = torch.ones(1, 1)
+    while len(found) < size:
+        found = torch.cat([torch.cat([found, found], 1), torch.cat([found, -found], 1)])
+    return found / size**0.5
+
+
 class Tiny(nn.Module):
     """The stock model, its embeddings factorised while it learns.
 
     Attributes:
+        rounding: off, unless `read` is told.
         tell: from a picture's features: colour, texture and kind.
         note: from the language model's fifth layer: `NOTES`.
     """
@@ -87,6 +132,7 @@ class Tiny(nn.Module):
         places = [tokenizer(place, add_special_tokens=False)["input_ids"] for place in PLACES]
         self.register_buffer("places", torch.tensor(places), persistent=False)  # [4, 2]
         begin(self.words, self.stock.model.language_model, tokenizer)
+        self.rounding = Rounding(self.stock.model.language_model)
 
     def see(self, pictures: Tensor) -> Tensor:
         """Features [T, 4, E] of pictures [T, 3, 48, 48]."""
@@ -106,15 +152,24 @@ class Tiny(nn.Module):
         embeds = embeds.masked_scatter((ids == -1)[..., None], features.to(embeds.dtype))
         return torch.where((ids == -2)[..., None], self.stock.model.image_newline, embeds)
 
-    def read(self, batch: Batch, features: Tensor) -> tuple[Tensor, Tensor]:
-        """(logits [M, V] of the M answer tokens of a batch, notes [T * 4, sum of NOTES])."""
+    def read(self, batch: Batch, features: Tensor, *, rounded: bool = False) -> tuple[Tensor, Tensor]:
+        """Logits [M, V] of the M answer tokens of a batch, notes [T * 4, sum of NOTES]; `rounded`: see `Rounding`."""
+        self.rounding.where = frames_of(batch["ids"]) if rounded else None
         out = self.stock.model.language_model(
             inputs_embeds=self.embed(batch, features), position_ids=batch["positions"], attention_mask=batch["mask"],
             use_cache=False, output_hidden_states=True,
         )  # fmt: skip
+        self.rounding.where = None
         notes = self.note(F.layer_norm(out.hidden_states[NOTED_LAYERS], out.last_hidden_state.shape[-1:]))
         told = batch["targets"] != -100
         return out.last_hidden_state[told] @ self.words().T, notes[batch["ids"] == -1]
+
+
+def frames_of(ids: Tensor) -> Tensor:
+    """1 for what is between the sink and the last quarter of a frame (token -1), else 0, [S, N]."""
+    to_come = (ids == -1).flip(1).cummax(1).values.flip(1).float()
+    to_come[:, 0] = 0
+    return to_come
 
 
 def note_loss(notes: Tensor, targets: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ CHOICES_SHARE = 0.04
 LAST_START = 24 * 3600 - 4800
 NEEDLE_SECONDS = 3, 6
 FADED_SHARE = 0.6  # of streams with gaps
+OWN_SINKS = 0.97  # of the pieces between gaps; fewer, and how far they are from the sink tells which came first
 
 
 @dataclass
@@ -297,7 +298,7 @@ class Collator:
         for number, second in enumerate(stream.seconds):
             if jumps and second % BLOCK == 0 and rng.random() < 0.2:
                 at += rng.randrange(120)
-            if jumps and number and second > stream.seconds[number - 1] + 1 and rng.random() < 0.7:
+            if jumps and number and second > stream.seconds[number - 1] + 1 and rng.random() < OWN_SINKS:
                 sinks.append(len(ids))
                 ids.append(self.bos)
                 positions.append(at - 1 - rng.randrange(FARTHEST))
@@ -350,8 +351,8 @@ class Collator:
 
 
 def own_sinks(mask: Tensor, sinks: Sequence[int], length: int, rng: random.Random) -> None:
-    """Frames behind a sink of their own see that one alone, as where it stood when they were encoded; half of the time
-    nothing else of before either. No question sees it.
+    """Frames behind a sink of their own see that one alone, as where it stood when they were encoded; and nearly
+    always nothing else of before. No question sees it.
 
     Memory brings back blocks from before a rebase, so how far a block is from the sink must not tell when it was.
     """
@@ -359,5 +360,5 @@ def own_sinks(mask: Tensor, sinks: Sequence[int], length: int, rng: random.Rando
         mask[:, first] = False
         mask[first:last, first] = True
         mask[first:last, 0] = mask[first, :first] = False
-        if rng.random() < 0.5:
+        if rng.random() < 0.9:
             mask[first:last, :first] = False

@@ -35,6 +35,8 @@ from vstream.app.lab.world import COLOURS, KINDS, TEXTURES
 QUESTIONS = 12
 STEPS = {"symbols": 7000, "sight": 3200, "joint": 2700}
 RATES = {"symbols": 6e-4, "sight": 1.5e-3, "joint": 4e-4}
+ROUNDED_SHARE = 0.6
+"""Of the steps, once streams have gaps: frames are in four bits a number, as memory may keep them."""
 TOKENS = {"symbols": 1800, "joint": 1800}
 """Of one step of the language model."""
 PICTURES = 96
@@ -80,15 +82,16 @@ class Run:
         joint = self.phase == "joint"
         streams = streams_at(rng, 1.0 if joint else progress, TOKENS[self.phase])
         batch = self._batch(streams, rng, jumps=joint or progress > 0.3)
+        rounded = (joint or progress > 0.6) and rng.random() < ROUNDED_SHARE
         if not joint:
-            return self._read(batch, self._noisy(self.model.symbols(batch)))
+            return self._read(batch, self._noisy(self.model.symbols(batch)), rounded)
         features = self._see(streams, rng)
         more, right = sight_loss(self.model, features, batch, self.collator)
-        loss, facts = self._read(batch, features)
+        loss, facts = self._read(batch, features, rounded)
         return loss + 0.3 * more, {**facts, "kinds": right}
 
-    def _read(self, batch: Batch, features: Tensor) -> tuple[Tensor, dict[str, float]]:
-        logits, notes = self.model.read(batch, features.flatten(0, 1))
+    def _read(self, batch: Batch, features: Tensor, rounded: bool) -> tuple[Tensor, dict[str, float]]:
+        logits, notes = self.model.read(batch, features.flatten(0, 1), rounded=rounded)
         told = batch["targets"][batch["targets"] != -100]
         noted = note_loss(notes, batch["notes"].flatten(0, 1))
         right = (logits.argmax(-1) == told).float().mean()

@@ -187,6 +187,41 @@ def test_blocks_with_gaps_are_whole_and_hold_the_needles():
         assert all(second in stream.seconds for start, end in question.evidence for second in range(start, end))
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_left_of_faded_blocks_is_some_quarters_with_their_time(collator, seed):
+    """No question sees the others; the window, and what frames see of each other, stay whole."""
+    stream, rng = tiny_streams.gapped_stream(random.Random(seed), 40, 6), random.Random(seed)
+    rows = {}
+    for stream.faded in (False, True):
+        rng.seed(seed)
+        rows[stream.faded] = collator.row(stream, rng, jumps=True)
+    ids, whole, faded = rows[True][0], rows[False][3], rows[True][3]
+    first = ids.index(-2)
+    assert torch.equal(faded[:first], whole[:first])
+    recent = 6 * (len(stream.seconds) - sum(map(len, stream.blocks)))
+    assert torch.equal(faded[first:, first - recent :], whole[first:, first - recent :])
+    seen, before = faded[first], whole[first]
+    assert 0.2 < int(seen[: first - recent].sum()) / int(before[: first - recent].sum()) < 0.8
+    places = [i for i in range(first - recent) if ids[i] == -1]
+    for start in range(0, len(places), 4):
+        quarters, time = places[start : start + 4], range(places[start] - 2, places[start])
+        assert all(bool(seen[i]) == bool(seen[quarters].any()) for i in time)
+
+
+def test_rounding_is_off_unless_asked_for_and_lets_gradients_through(collator):
+    torch.manual_seed(0)
+    model, rng = Tiny(make_tokenizer()), random.Random(1)
+    batch = collator.batch([tiny_streams.gapped_stream(rng, 24, 4)], rng, jumps=True)
+    plain, rounded, again = (
+        model.read(batch, model.symbols(batch).flatten(0, 1), rounded=one)[0] for one in (False, True, False)
+    )
+    assert torch.equal(plain, again)
+    assert 1e-4 < float((plain - rounded).detach().norm() / plain.detach().norm()) < 0.3
+    rounded.sum().backward()
+    layer = model.stock.model.language_model.layers[0].self_attn
+    assert all(float(one.weight.grad.abs().sum()) > 0 for one in (layer.v_proj, layer.k_proj))
+
+
 # Training -------------------------------------------------------------------------------------------------------------
 
 
