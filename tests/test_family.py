@@ -44,6 +44,7 @@ from vstream.session import Session
 from vstream.types import Frame
 
 COVERING = 2048
+DOUBLE = pytest.param(torch.float64, id="float64", marks=pytest.mark.slow)
 MUST_DIFFER = 1e-2
 shapes = pytest.mark.parametrize(
     ("size", "count"), [((64, 64), 6), ((53, 91), 7), ((200, 64), 3)], ids=["square", "odd", "tall"]
@@ -80,7 +81,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return make_checkpoint(request.param, tmp_path_factory.mktemp("checkpoint") / request.param)
 
 
-@pytest.fixture(scope="module", params=[torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.fixture(scope="module", params=[pytest.param(torch.float32, id="float32"), DOUBLE])
 def loaded(folder: Path, request: pytest.FixtureRequest) -> Case:
     torch.set_num_threads(1)
     if request.param == torch.float64 and folder.name in FLOAT32_ALONE:

@@ -385,6 +385,7 @@ def test_a_hub_out_of_reach_is_told_with_what_to_download(tmp_path: Path, monkey
     assert "run `hf download someone/model` where there is a network" in sentence
 
 
+@pytest.mark.slow
 def test_a_repository_is_fetched_and_an_unserved_one_not(hub: type[Hub], folder: Path) -> None:
     hub.files = {path.name: path.read_bytes() for path in folder.iterdir()} | {"pytorch_model.bin": b"pickled"}
     adapter = load_adapter("someone/model", device="cpu")

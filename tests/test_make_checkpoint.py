@@ -33,6 +33,7 @@ def test_the_layout_is_the_hubs(folder: Path) -> None:
     assert json.loads((folder / "config.json").read_text())["architectures"] == ["InternVLForConditionalGeneration"]
 
 
+@pytest.mark.slow
 def test_the_seed_alone_makes_the_weights(folder: Path, tmp_path: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     for seed, same in ((0, True), (1, False)):
@@ -50,6 +51,7 @@ def test_an_unknown_family_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_without_the_embedded_model_it_says_what_to_do(tmp_path: Path) -> None:
     command = [sys.executable, SCRIPT, "internvl", tmp_path / "made"]
     environment = os.environ | {"VSTREAM_CACHE": str(tmp_path / "empty")}

@@ -398,6 +398,7 @@ def test_merging_does_not_move_the_mean_embedding() -> None:
     assert not torch.allclose(frames[:150].mean(dim=(0, 1)), expected, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_the_bytes_are_counted() -> None:
     """A memory of the same budget holds fewer blocks, and neither exceeds it; the default keeps nothing."""
     plain, quest = condensed("maxsim"), condensed("quest")

@@ -349,6 +349,7 @@ def test_a_write_waits_for_a_reader_that_is_stopped_in_a_snapshot(start: Start, 
     with_own.close()
 
 
+@pytest.mark.slow
 def test_a_write_that_waits_in_vain_names_the_reader(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
