@@ -49,6 +49,10 @@ class Options:
     ] = None
     retrieve: Annotated[int | None, _option("Tokens of past detail brought back for a question.")] = None
     window: Annotated[int | None, _option("Most recent tokens, always seen by answers.")] = None
+    preset: Annotated[
+        str | None,
+        _option("A way to remember: default, star, infinipot, sink-window ... (see vstream lab)."),
+    ] = None
     policy: Annotated[str | None, _option("How the past is searched: maxsim, prototypes, embedding ...")] = None
     selection: Annotated[str | None, _option("One choice for all layers, or each its own: shared or per-layer.")] = None
     clip_frames: Annotated[int | None, _option("Frames encoded together.")] = None
@@ -148,11 +152,14 @@ class Options:
             ValueError: for a value that will not do.
         """
         from vstream.config import Config, DecodeOptions
+        from vstream.presets import check_preset
 
         if memory is None and self.disk_mib:
             raise ValueError("--disk-mib needs --memory: without a folder nothing is kept on disk")
         if self.threads is not None and not 1 <= self.threads <= MAX_THREADS:
             raise ValueError(f"--threads must be a whole number from 1 to {MAX_THREADS}, got {self.threads}")
+        if self.preset is not None:
+            check_preset(self.preset)
         decode = _given(
             max_tokens=self.max_tokens, temperature=self.temperature, top_p=self.top_p, seed=self.seed
         )  # fmt: skip

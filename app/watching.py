@@ -119,7 +119,9 @@ class Run:
         """Opens every source, and asks every question before the first frame comes in."""
         for planned in self._planned:
             source = planned.open(self._options, engine.adapter.image_side)
-            session = engine.open(source, memory=planned.memory, start=False, **self._settings[planned])
+            session = engine.open(
+                source, memory=planned.memory, preset=self._options.preset, start=False, **self._settings[planned]
+            )
             label = f"@{planned.number} {planned.name}" if len(self._planned) > 1 else ""
             self._watched.append(Watched(planned, session, label))
         desk = Desk(self._watched)

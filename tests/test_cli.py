@@ -160,6 +160,16 @@ def test_people_get_text_on_stdout_and_the_table_on_stderr(video: str, capsys: p
     assert "\x1b" not in said.out + said.err
 
 
+def test_a_preset_is_a_way_to_remember(video: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def levels(*more: str) -> set[str]:
+        (answer,) = ask_json(capsys, video, "what?", "--model", "random", "--max-tokens", "2", *more)
+        return {one["level"] for one in answer["evidence"]}
+
+    few = ("--window", "44", "--retrieve", "200", "--clip-frames", "1")
+    assert "detail" in levels(*few)
+    assert levels("--preset", "sink-window", *few[:2], *few[4:]) == {"window"}
+
+
 def test_a_memory_answers_without_its_video_or_model_name(watched: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (now,) = ask_json(capsys, str(watched), "one?", "--threads", "1")
     (past,) = ask_json(capsys, str(watched), "one?", "--threads", "1", "--at", "00:08")
@@ -417,6 +427,8 @@ BAD_OPTIONS = [
     (["--threads", "0"], "--threads must be a whole number from 1 to 256, got 0"),
     (["--model", "nothing"], "there is no model 'nothing'; choose from embedded, tiny, random"),
     (["--policy", "nothing"], "'nothing'; choose"),
+    (["--preset", "nothing"], "a preset must be one of default, .*, got 'nothing'"),
+    (["--preset", "oracle"], "a preset must be one of default, .*, got 'oracle'"),
     (["--selection", "nothing"], "selection must be one of shared, per-layer"),
     (["--reader", "nothing"], "reader must be one of av, decord"),
     (["--max-tokens", "0"], "max_tokens must be"),

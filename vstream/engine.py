@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from vstream.batch import DecodeBatch
 from vstream.config import DEFAULT_DISK_BYTES, Config
 from vstream.models import load_adapter
+from vstream.presets import preset_settings
 from vstream.session import Session
 from vstream.sources import Source, open_source
 
@@ -65,6 +66,7 @@ class Engine:
         *,
         memory: str | Path | None = None,
         config: Config | None = None,
+        preset: str | None = None,
         start: bool = True,
         **settings: Any,
     ) -> Session:
@@ -75,18 +77,21 @@ class Engine:
             memory: folder where the memory is kept and resumed from; None keeps it while the session lasts.
             config: all settings; or give single ones by name, as in `Config`, and leave the rest to the model. A kept
                 memory may then take `DEFAULT_DISK_BYTES`.
+            preset: a way to remember, of `vstream.presets`; single settings go before its own.
             start: False leaves it to the caller to `serve` the session, or to drive it by `Session.step`.
 
         Raises:
             ValueError: for a source, a setting or a memory folder that will not do.
             RuntimeError: if the engine is closed.
         """
-        if config is not None and settings:
-            raise ValueError("give config or single settings, not both")
+        if config is not None and (settings or preset):
+            raise ValueError("give config, or a preset and single settings, not both")
         if source is None and memory is None:
             raise ValueError("there is nothing to open: give a source, a memory folder, or both")
         kept = {} if memory is None else {"disk_bytes": DEFAULT_DISK_BYTES}
-        config = config or Config(**{**self.adapter.settings, **kept, **settings})
+        given = {**kept, **settings}
+        own = preset_settings(preset, self.adapter, given) if preset else {**self.adapter.settings, **given}
+        config = config or Config(**own)
         self._check_open()
         opened = None if source is None else open_source(source, max_side=self.adapter.image_side)
         folder = None if memory is None else Path(memory)

@@ -133,6 +133,13 @@ PRESETS: dict[str, Callable[[Sizes], Settings]] = {
 """Settings by name, given a model's sizes."""
 
 
+def check_preset(name: str) -> None:
+    """Raises `ValueError` for a name that is no preset, or one that only who knows the truth can use."""
+    usable = [one for one in PRESETS if one != "oracle"]
+    if name not in usable:
+        raise ValueError(f"a preset must be one of {', '.join(usable)}, got {name!r}")
+
+
 def preset_settings(name: str, adapter: Adapter, settings: Mapping[str, Any] | None = None) -> Settings:
     """All settings of a session: the model's own, then the preset's, then those given.
 
