@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 WEIGHTS = "model.safetensors"
-SHA256 = "7cffbb9e1c9927058309912dd3ecea209775bcc81679de6a9bff3af6dffe3894"
+SHA256 = "2047ffadaa23b7356fc924da06b8c2d600f1edf7840c0bc8c46be60932a369d4"
 SETTINGS = MappingProxyType({"window_tokens": 96, "retrieve_tokens": 144, "gist_tokens": 0, "policy": "embedding"})
 """16 frames of window, 24 brought back. With a larger window "when" far back is more often answered with its minute."""
 
