@@ -8,7 +8,6 @@ are given for a conversation is in `tests/family_inputs.py`. It knows nothing of
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,45 +56,40 @@ def pictures(count: int, size: tuple[int, int] = (53, 91)) -> list[Frame]:
     return [Frame(float(second), noise.integers(0, 256, (*size, 3), dtype=np.uint8)) for second in range(count)]
 
 
-def family_rows(
-    family: str, folder: Path, device: str, dtypes: tuple[str, ...], tokenizer_file: Path | None = None
-) -> Iterator[dict[str, Any]]:
-    """A row of differences for each type, one after the other.
+def write_family(family: str, folder: Path, device: str, tokenizer_file: Path | None = None) -> Stock:
+    """Writes a family's tiny checkpoint and loads the stock model in the best type it runs in.
 
     Args:
         family: of `make_checkpoint.FAMILIES`.
-        folder: where its checkpoint is written.
+        folder: where the checkpoint is written.
         device: where it computes.
-        dtypes: by name.
         tokenizer_file: a tokenizer other than SmolLM2's; None is that one.
     """
-    with quiet_transformers():
-        make_checkpoint(family, folder, tokenizer_file=tokenizer_file)
-        best = torch.float32 if family in FLOAT32_ALONE else torch.float64
-        exact = load_stock(folder, best, device)
-        for name in dtypes:
-            dtype = getattr(torch, name)
-            adapter = recording(load_adapter(str(folder), device=device, dtype=dtype))
-            case = Case(adapter, load_stock(folder, dtype, device), exact)
-            yield {"family": family, "dtype": name, "reference": str(best).removeprefix("torch."), **compare(case, family)}
+    make_checkpoint(family, folder, tokenizer_file=tokenizer_file)
+    return load_stock(folder, torch.float32 if family in FLOAT32_ALONE else torch.float64, device)
+
+
+def family_row(family: str, exact: Stock, dtype_name: str) -> dict[str, Any]:
+    """All differences of a family in one type, and whether they are as small as they must be."""
+    dtype, device = getattr(torch, dtype_name), str(exact.model.device)
+    adapter = recording(load_adapter(str(exact.folder), device=device, dtype=dtype))
+    case, frames = Case(adapter, load_stock(exact.folder, dtype, device), exact), pictures(7)
+    logits, moved = compare_logits(case, family, frames), compare_moved(case, frames)
+    text = compare_text(case, family, frames)
+    good = logits["relative"] <= max(ALLOWED * logits["floor"], LEAST[dtype])
+    good = good and moved["moved_relative"] <= MOVED_ROUNDINGS * moved["rounding"]
+    return {
+        "ok": good and (text["greedy_equal"] or dtype != torch.float32), "family": family, "dtype": dtype_name,
+        "reference": str(exact.model.dtype).removeprefix("torch."), **logits, **moved, **text,
+    }  # fmt: skip
 
 
 def load_stock(folder: Path, dtype: torch.dtype, device: str) -> Stock:
     """The stock model and its tokenizer."""
-    loaded = Stock.load(folder, dtype)
+    with quiet_transformers():
+        loaded = Stock.load(folder, dtype)
     loaded.model.to(device)
     return loaded
-
-
-def compare(case: Case, family: str) -> dict[str, Any]:
-    """All differences of one family in one type, and whether they are as small as they must be."""
-    frames = pictures(7)
-    logits, moved = compare_logits(case, family, frames), compare_moved(case, frames)
-    text = compare_text(case, family, frames)
-    dtype = case.adapter.dtype
-    good = logits["relative"] <= max(ALLOWED * logits["floor"], LEAST[dtype])
-    good = good and moved["moved_relative"] <= MOVED_ROUNDINGS * torch.finfo(dtype).eps
-    return {"ok": good and (text["greedy_equal"] or dtype != torch.float32), **logits, **moved, **text}
 
 
 def compare_logits(case: Case, family: str, frames: list[Frame]) -> dict[str, float]:
@@ -137,7 +131,10 @@ def compare_moved(case: Case, frames: list[Frame]) -> dict[str, float]:
     span = adapter.layout(frames[:3], adapter.encode(frames[:3]))
     here, there = (span.positions + start for start in (HERE, THERE))
     found = first_layer(adapter, span.embeds, here)
-    moved, computed = place(adapter, unplace(adapter, found, here), there)[0], first_layer(adapter, span.embeds, there)[0]
+    moved, computed = (
+        place(adapter, unplace(adapter, found, here), there)[0],
+        first_layer(adapter, span.embeds, there)[0],
+    )
     off = (moved.double() - computed.double()).abs().max() / computed.double().abs().max()
     assert int((span.kinds == TokenKind.VISION).sum()), "no picture among what is moved"
     return {"moved_relative": float(off), "rounding": torch.finfo(adapter.dtype).eps}

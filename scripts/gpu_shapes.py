@@ -9,11 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from make_checkpoint import build_model, recipe_of, write_small_files
 from torch import Tensor
@@ -133,12 +131,7 @@ def build(shape: Shape, folder: Path, options: LoadOptions, tokenizer_file: Path
     return adapter
 
 
-def pictures(shape: Shape, count: int) -> list[np.ndarray[Any, Any]]:
-    """So many different pictures [H, W, 3]; a stream goes round them."""
-    noise = np.random.default_rng(0)
-    return [noise.integers(0, 256, (*shape.picture, 3), dtype=np.uint8) for _ in range(count)]
-
-
-def frames_of(images: Sequence[np.ndarray[Any, Any]], count: int) -> list[Frame]:
-    """The first so many frames of a stream, one a second."""
-    return [Frame(float(second), image) for second, image in enumerate(islice(cycle(images), count))]
+def pictures(shape: Shape, count: int) -> Tensor:
+    """So many different pictures [S, H, W, 3] uint8; a stream goes round them."""
+    noise = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, *shape.picture, 3), dtype=torch.uint8, generator=noise)
