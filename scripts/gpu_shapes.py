@@ -135,3 +135,8 @@ def pictures(shape: Shape, count: int) -> Tensor:
     """So many different pictures [S, H, W, 3] uint8; a stream goes round them."""
     noise = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (count, *shape.picture, 3), dtype=torch.uint8, generator=noise)
+
+
+def frames(shape: Shape, count: int) -> list[Frame]:
+    """So many different frames, one a second."""
+    return [Frame(float(second), image.numpy()) for second, image in enumerate(pictures(shape, count))]

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from bench_stream import HOUR, QUESTIONS, Baseline, SyntheticSource, in_turns, median_interval, slope_and_bound, timed
-from gpu_shapes import OnTheDevice, Shape, pictures
+from gpu_shapes import OnTheDevice, Shape, frames, pictures
 from torch import Tensor
 
 from vstream.clip_block import make_block
@@ -30,7 +30,6 @@ from vstream.memory.store import BlockStore
 from vstream.models.spans import plain_span
 from vstream.presets import preset_settings
 from vstream.session import Session
-from vstream.types import Frame
 
 PRESETS = ("default", "full", "last-frames", "rekv")
 PICTURES = 16
@@ -93,12 +92,12 @@ def settled(device: torch.device, work: Callable[[], object]) -> Callable[[], No
 
 def vision(adapter: OnTheDevice, shape: Shape) -> dict[str, float]:
     """Frames a second of preparing and looking, and a frame's tokens; the vision tower rests from now on."""
-    frames = [Frame(float(second), image.numpy()) for second, image in enumerate(pictures(shape, PICTURES))]
+    seen = frames(shape, PICTURES)
     with torch.inference_mode():
-        took = timed(settled(adapter.device, lambda: adapter.encode(frames)), rounds=3)
-        adapter.kept = adapter.encode(frames)
-        tokens = len(adapter.layout(frames, adapter.kept))
-    return {"vision_frames_per_second": len(frames) / statistics.median(took), "frame_tokens": tokens / len(frames)}
+        took = timed(settled(adapter.device, lambda: adapter.encode(seen)), rounds=3)
+        adapter.kept = adapter.encode(seen)
+        tokens = len(adapter.layout(seen, adapter.kept))
+    return {"vision_frames_per_second": PICTURES / statistics.median(took), "frame_tokens": tokens / PICTURES}
 
 
 def preset_row(adapter: OnTheDevice, shape: Shape, preset: str, plan: Plan) -> dict[str, Any]:
