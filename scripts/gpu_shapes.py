@@ -90,6 +90,7 @@ class OnTheDevice(CheckpointAdapter):
         device = torch_device(self.options.device)
         dtype = torch_dtype(self.options.dtype, device, checkpoint.config)
         config = model_class.config_class.from_pretrained(checkpoint.folder)
+        torch.manual_seed(self.options.seed)
         with quiet_transformers(), torch.device(device):
             how = attention(checkpoint.config, device, dtype)
             model = model_class._from_config(config, dtype=dtype, attn_implementation=how)

@@ -11,15 +11,17 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 import gpu_check
 import gpu_exactness
 import gpu_speed
-from gpu_shapes import SHAPES, build, frames, tiny
+from gpu_shapes import SHAPES, build, frames, tiny, write_shape
 
 from vstream.memory.block import BlockShape
 from vstream.memory.codec import CODECS
+from vstream.models.families import family_of
 from vstream.models.options import LoadOptions
 
 SCRIPT = Path(gpu_check.__file__)
@@ -90,6 +92,15 @@ def test_a_resting_vision_tower_gives_what_it_gave(shape: Any, tmp_path: Path) -
         groups = 16 // adapter.group_frames
         assert torch.equal(adapter.encode(stream[4:8]), seen[4 * groups // 16 : 8 * groups // 16])
     assert not list(tmp_path.glob("*.safetensors")), "weights were written"
+
+
+@pytest.mark.parametrize(("shape", "parameters"), [(SHAPES[0], 8_292_166_656), (SHAPES[1], 8_030_348_832)])
+def test_shapes_have_as_many_parameters_as_published(shape: Any, parameters: int, tmp_path: Path) -> None:
+    checkpoint = write_shape(shape, tmp_path, TOKENIZER)
+    stock = getattr(transformers, family_of(checkpoint).class_name)
+    with torch.device("meta"):
+        model = stock._from_config(stock.config_class.from_pretrained(tmp_path))
+    assert sum(weight.numel() for weight in model.parameters()) == parameters
 
 
 @pytest.mark.parametrize("codec", CODECS)
