@@ -133,12 +133,16 @@ class Figure:
 
 
 class SyntheticSource(Source):
-    """Endless scenes of a few frames, whose pictures are features [P, E] from a table [S, P, E]."""
+    """Endless scenes of a few frames, whose pictures are features [P, E] from a table [S, P, E], or real ones.
+
+    Real ones [S, H, W, 3] are of uint8.
+    """
 
     def __init__(self, table: Tensor, fps: float = 1.0, frames: int = FOR_EVER) -> None:
         """So many frames at this rate."""
         super().__init__("synthetic", max_side=64)
-        self._table, self._fps, self._frames_in_all = table.float().cpu().numpy(), fps, frames
+        table = table if table.dtype == torch.uint8 else table.float()
+        self._table, self._fps, self._frames_in_all = table.cpu().numpy(), fps, frames
 
     def _pictures(self) -> Iterator[tuple[float, int]]:
         for index in range(self._frames_in_all):
@@ -147,7 +151,7 @@ class SyntheticSource(Source):
             yield index / self._fps, index
 
     def image(self, number: int) -> Any:
-        """Features [P, E] of a frame."""
+        """Features [P, E] of a frame, or its picture [H, W, 3]."""
         return self._table[number // SCENE_FRAMES * 37 % len(self._table)]
 
     def _image(self, picture: int) -> Any:

@@ -42,35 +42,56 @@ _MATRIX_GAIN = 1.5  # of a matrix's outputs over its inputs
 _ROUND = 64  # vocabularies are padded to such a number, as the hub's are
 
 
-def make_checkpoint(family: str, folder: Path, *, seed: int = 0) -> Path:
+def make_checkpoint(family: str, folder: Path, *, seed: int = 0, tokenizer_file: Path | None = None) -> Path:
     """Fills `folder`, which need not exist, with a checkpoint of about 15 to 30 MB in float32.
 
     Args:
         family: a key of `FAMILIES`.
         folder: what lies in it under the same names is replaced.
         seed: of the weights.
+        tokenizer_file: a `tokenizer.json` other than SmolLM2's.
 
     Raises:
         ValueError: for an unknown family.
         FileNotFoundError: if the embedded model, whose tokenizer is needed, is not installed.
     """
-    if family not in FAMILIES:
-        raise ValueError(f"there is no recipe for {family!r}; choose from {', '.join(FAMILIES)}")
-    recipe = importlib.import_module(FAMILIES[family]).recipe()
-    folder.mkdir(parents=True, exist_ok=True)
+    recipe = recipe_of(family)
     with quiet_transformers():
-        tokenizer = _save_tokenizer(recipe, folder)
+        tokenizer = write_small_files(recipe, folder, tokenizer_file)
         _save_model(recipe, tokenizer, folder, seed)
-    for name, content in recipe.files.items():
-        _write_json(folder / name, content)
     return folder
 
 
-def _save_tokenizer(recipe: Recipe, folder: Path) -> Any:
-    """SmolLM2's tokens and the family's; the chat template goes where the family has it."""
+def recipe_of(family: str) -> Recipe:
+    """What a family has in its files.
+
+    Raises:
+        ValueError: for an unknown family.
+    """
+    if family not in FAMILIES:
+        raise ValueError(f"there is no recipe for {family!r}; choose from {', '.join(FAMILIES)}")
+    found: Recipe = importlib.import_module(FAMILIES[family]).recipe()
+    return found
+
+
+def write_small_files(recipe: Recipe, folder: Path, tokenizer_file: Path | None = None) -> Any:
+    """Everything but the model and its configuration; the tokenizer is given back."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in recipe.files.items():
+        _write_json(folder / name, content)
+    return _save_tokenizer(recipe, folder, tokenizer_file)
+
+
+def build_model(recipe: Recipe, tokenizer: Any) -> Any:
+    """The stock model, small, for a tokenizer with the family's special tokens."""
+    return recipe.model(tokenizer.convert_tokens_to_ids, -(-len(tokenizer) // _ROUND) * _ROUND)
+
+
+def _save_tokenizer(recipe: Recipe, folder: Path, tokenizer_file: Path | None) -> Any:
+    """SmolLM2's tokens, or another's, and the family's; the chat template goes where the family has it."""
     from transformers import PreTrainedTokenizerFast
 
-    file = fetch.embedded_dir() / LANGUAGE / "tokenizer.json"
+    file = tokenizer_file or fetch.embedded_dir() / LANGUAGE / "tokenizer.json"
     if not file.is_file():
         raise FileNotFoundError("the tokenizer is the embedded model's; run `vstream models add embedded` first")
     tokenizer = PreTrainedTokenizerFast(
@@ -90,7 +111,7 @@ def _save_model(recipe: Recipe, tokenizer: Any, folder: Path, seed: int) -> None
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = recipe.model(tokenizer.convert_tokens_to_ids, -(-len(tokenizer) // _ROUND) * _ROUND)
+        model = build_model(recipe, tokenizer)
         spread_weights(model)
     model.generation_config = GenerationConfig(
         eos_token_id=[tokenizer.eos_token_id], pad_token_id=tokenizer.pad_token_id

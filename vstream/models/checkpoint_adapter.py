@@ -81,7 +81,7 @@ class CheckpointAdapter(Adapter):
         self._read_pictures(checkpoint.picture_config(), config)
         self.tokens = Tokens(load_tokenizer(checkpoint.folder, trust_remote_code=self.options.trust_remote_code))
         self.turn = self._read_turn(checkpoint, config)
-        self.model = load_model(model_class, checkpoint, self.options)
+        self.model = self._load_model(model_class, checkpoint)
         self.decoder, self.head = self.model.get_decoder(), self.model.get_output_embeddings()
         check_rotary(self.decoder, self.name)
         self._set_sizes()
@@ -91,6 +91,10 @@ class CheckpointAdapter(Adapter):
     def _model_class(self) -> Any:
         """transformers' class for the checkpoint: the one that the registry names."""
         return getattr(importlib.import_module("transformers"), self._family.class_name)
+
+    def _load_model(self, model_class: Any, checkpoint: Checkpoint) -> Any:
+        """The stock model with the checkpoint's weights, where and as `options` say."""
+        return load_model(model_class, checkpoint, self.options)
 
     def _read_pictures(self, settings: Mapping[str, Any], config: Any) -> None:
         """How pictures are prepared, by the processor's settings and the model's configuration.
