@@ -43,12 +43,12 @@ def tune(model: str, presets: Sequence[str]) -> dict[str, dict[str, Any]]:
     with Engine.load(model) as engine:
         task = make_task(0, TUNE_SECONDS, seed=TUNED_ON)
         best = {}
-        for name in presets:
-            tried = SEARCH.get(name, [{}])
+        for name in (one for one in presets if one in SEARCH):
+            tried = SEARCH[name]
             trials = [Trial(name, TUNE_SHARE, {**SHORT, **settings}) for settings in tried]
-            outcomes = run_lab(engine, [task], trials, lambda line: print(f"tuning: {line}", file=sys.stderr))
+            outcomes = run_lab(engine, [task], trials, lambda line: print(f"tuning: {line}", file=sys.stderr), SHORT)
             best[name] = tried[max(range(len(tried)), key=lambda index: right(outcomes[index]))]
-            print(f"tuning: {name} takes {best[name] or 'its own settings'}", file=sys.stderr)
+            print(f"tuning: {name} takes {best[name]}", file=sys.stderr)
     return best
 
 

@@ -201,7 +201,11 @@ def is_found(question: Question, recalled: Sequence[tuple[float, float]]) -> boo
 
 
 def run_lab(
-    engine: Engine, tasks: Sequence[Task], trials: Sequence[Trial], told: Callable[[str], None] = lambda line: None
+    engine: Engine,
+    tasks: Sequence[Task],
+    trials: Sequence[Trial],
+    told: Callable[[str], None] = lambda line: None,
+    common: Mapping[str, Any] | None = None,
 ) -> list[Outcome]:
     """Every trial on every stream.
 
@@ -210,8 +214,9 @@ def run_lab(
         tasks: the streams.
         trials: what is compared.
         told: hears of progress, and of budgets too small for a preset.
+        common: settings that all trials have; with these it is measured what everything takes.
     """
-    everything = {task.number: measure_everything(engine, task, trials[0].settings) for task in tasks}
+    everything = {task.number: measure_everything(engine, task, common or {}) for task in tasks}
     outcomes = []
     for trial in trials:
         try:

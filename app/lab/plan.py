@@ -87,7 +87,7 @@ def lab(
     if picture is not None:
         check_can_plot(picture)  # before the minutes that the rest takes
     with Engine.load(model) as engine:
-        report = report_of(run_lab(engine, tasks_for(quick=quick, seed=seed), trials, told))
+        report = report_of(run_lab(engine, tasks_for(quick=quick, seed=seed), trials, told, SHORT))
     if picture is not None:
         plot(report, picture)
     return report
