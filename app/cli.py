@@ -243,6 +243,7 @@ def lab(
     preset: Annotated[list[str] | None, typer.Option(help="Only this one; may be given often.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="One stream and one budget, some minutes.")] = False,
     seed: Annotated[int, typer.Option(help="Of the streams.")] = 0,
+    seconds: Annotated[list[int] | None, typer.Option(help="A stream so long instead; may be given often.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw right answers against bytes.", metavar="FILE.png")] = None,
     json: Json = False,
 ) -> None:
@@ -254,7 +255,9 @@ def lab(
 
     quieten()
     names = preset or list(PRESETS)
-    report = run_lab(model=model, presets=names, quick=quick, seed=seed, picture=plot, told=_progress)
+    report = run_lab(
+        model=model, presets=names, quick=quick, seed=seed, seconds=seconds or (), picture=plot, told=_progress
+    )
     show(report, as_json=json)
 
 

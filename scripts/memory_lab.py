@@ -66,12 +66,14 @@ def main() -> None:
     parser.add_argument("--preset", action="append", help="only this one; may be given often")
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=int, action="append", help="a stream so long instead; may be given often")
     parser.add_argument("--plot", type=Path, help="PNG to write")
     options = parser.parse_args()
     torch.set_num_threads(1)
     presets = options.preset or list(PRESETS)
     report = lab(
-        model=options.model, presets=presets, quick=options.quick, seed=options.seed, picture=options.plot,
+        model=options.model, presets=presets, quick=options.quick, seed=options.seed,
+        seconds=options.seconds or (), picture=options.plot,
         settings=tune(options.model, presets) if options.tune else None,
         told=lambda line: print(line, file=sys.stderr, flush=True),
     )  # fmt: skip

@@ -121,6 +121,8 @@ def test_unknown_presets_are_named(capsys: pytest.CaptureFixture[str]) -> None:
         preset_settings("magic", load_adapter("tiny"))
     with pytest.raises(ValueError, match="unknown preset 'magic'"):
         plan(["default", "magic"])
+    assert main(["lab", "--seconds", "299"]) == 2
+    assert "must take 300 to 86400 seconds, got 299" in capsys.readouterr().err
     assert main(["lab", "--preset", "magic"]) == 2
     assert "unknown preset 'magic'; choose from default" in capsys.readouterr().err
 

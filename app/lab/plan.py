@@ -26,6 +26,8 @@ GROWING = ("rekv", "rekv+window", "default")
 SHARES = (0.10, 0.03)
 SECONDS, QUICK_SECONDS = (1800, 3600), (900,)
 QUICK_SHARES = (0.10,)
+LEAST_SECONDS, MOST_SECONDS = 300, 24 * 3600
+"""Of a stream: twelve needles must have room, and its pictures (28 kB a second) RAM."""
 
 
 def plan(
@@ -65,6 +67,7 @@ def lab(
     presets: Sequence[str] = tuple(PRESETS),
     quick: bool = False,
     seed: int = 0,
+    seconds: Sequence[int] = (),
     picture: Path | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     told: Callable[[str], None] = lambda line: None,
@@ -76,26 +79,31 @@ def lab(
         presets: names of `vstream.presets`.
         quick: one stream of a quarter of an hour and one budget, instead of two of up to an hour, and two.
         seed: of the streams.
+        seconds: how long each stream is, instead.
         picture: PNG to write.
         settings: by preset, on top of its own.
         told: hears of progress, line by line.
 
     Raises:
-        ValueError: for an unknown model or preset, or a picture that could not be written.
+        ValueError: for an unknown model or preset, streams too short or long, or a picture that could not be written.
     """
+    for length in seconds:
+        if not LEAST_SECONDS <= length <= MOST_SECONDS:
+            raise ValueError(f"a stream of the lab must take {LEAST_SECONDS} to {MOST_SECONDS} seconds, got {length}")
     trials = plan(presets, quick=quick, settings=settings)
     if picture is not None:
         check_can_plot(picture)  # before the minutes that the rest takes
     with Engine.load(model) as engine:
-        report = report_of(run_lab(engine, tasks_for(quick=quick, seed=seed), trials, told, SHORT))
+        tasks = tasks_for(seconds or (QUICK_SECONDS if quick else SECONDS), seed=seed)
+        report = report_of(run_lab(engine, tasks, trials, told, SHORT))
     if picture is not None:
         plot(report, picture)
     return report
 
 
-def tasks_for(*, quick: bool, seed: int) -> list[Task]:
-    """The streams."""
-    return [make_task(number, seconds, seed=seed) for number, seconds in enumerate(QUICK_SECONDS if quick else SECONDS)]
+def tasks_for(seconds: Sequence[int], *, seed: int) -> list[Task]:
+    """The streams, each so long."""
+    return [make_task(number, length, seed=seed) for number, length in enumerate(seconds)]
 
 
 def show(report: Mapping[str, Any], *, as_json: bool, say: Callable[[str], None] = print) -> None:
