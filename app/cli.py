@@ -11,7 +11,7 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -195,27 +195,25 @@ def list_models(context: typer.Context, json: Json = False) -> None:
 
     from vstream.app.info import models_listing
     from vstream.app.output import print_json
-    from vstream.app.terminal import megabytes, rows_table
+    from vstream.app.terminal import fact_table, rows_table
 
     found = models_listing()
     if json:
         print_json(found)
         return
-    rows = [
-        {
-            "model": model["name"],
-            "installed": "yes" if model["installed"] else "no",
-            "size": megabytes(model["size_bytes"]),
-            "licence": model["licence"],
-            "score": model["score"],
-            "what": model["description"],
-        }
-        for model in found["profiles"]
-    ]
     console = Console(highlight=False)
-    console.print(rows_table(rows))
+    console.print(fact_table({model["name"]: _model_facts(model) for model in found["profiles"]}))
     console.print("\nCheckpoints of these families, by folder or by name on the hub (--model):")
     console.print(rows_table([{"family": one["model_type"], "such as": one["example"]} for one in found["families"]]))
+
+
+def _model_facts(model: Mapping[str, Any]) -> str:
+    """What it is, what it takes, and how often it is right."""
+    from vstream.app.terminal import megabytes
+
+    here = "installed" if model["installed"] else "not installed"
+    facts = [model["description"], f"{here}, {megabytes(model['size_bytes'])}, {model['licence']}"]
+    return "\n".join([*facts, *([f"right: {model['score']}"] if model["score"] else [])])
 
 
 @models.command()

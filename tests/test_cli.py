@@ -387,7 +387,7 @@ def test_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(family["example"].count("/") == 1 for family in found["families"])
     assert main(["models"]) == 0
     shown = capsys.readouterr().out
-    assert re.search(r"random +yes", shown)
+    assert re.search(r"random +a tiny Llama[^\n]+\n +installed, ", shown)
     assert re.search(r"llava_onevision +llava-hf/", shown)
 
 
