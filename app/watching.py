@@ -113,7 +113,8 @@ class Run:
 
         torch.set_num_threads(self._options.threads or os.cpu_count() or 1)
         remembered = next((model for one in self._planned if (model := _model_of(one.memory))), None)
-        return Engine.load(self._options.model or remembered or DEFAULT_MODEL, self._options.loading())
+        model = remembered or DEFAULT_MODEL if self._options.model is None else self._options.model
+        return Engine.load(model, self._options.loading())
 
     def _open(self, engine: Engine) -> Desk:
         """Opens every source, and asks every question before the first frame comes in."""

@@ -21,6 +21,11 @@ DATA, LOCK, MANIFEST, WRITER = "data.mdb", "lock.mdb", "vstream.json", "writer.l
 
 Identity = Mapping[str, str | int]
 
+_MEANING = {
+    "fingerprint": " (its model had other weights, or other options that change what it reads: system, max_pixels, "
+    "quantize)"
+}
+
 _LOCK_BYTES = 8192  # what LMDB makes of lock.mdb for its default number of readers
 _META = struct.Struct("<IIQQ96sQQ")  # LMDB's MDB_meta: magic, version, address, map size, two trees, last page, txn id
 _MAGIC = 0xBEEFC0DE
@@ -96,8 +101,8 @@ def check_identity(folder: Path, found: Identity, wanted: Identity) -> None:
     if differing and differing != ["model"]:
         name = "model" if "model" in differing else differing[0]
         raise ValueError(
-            f"the memory in {folder} was made with {name} {found.get(name)!r}, not {wanted.get(name)!r}; "
-            "open it with what made it, or give another folder"
+            f"the memory in {folder} was made with {name} {found.get(name)!r}, not {wanted.get(name)!r}"
+            f"{_MEANING.get(name, '')}; open it with what made it, or give another folder"
         )
 
 

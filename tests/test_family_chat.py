@@ -94,3 +94,10 @@ def test_a_system_prompt_is_in_the_sink(folder: Path, adapter: Any) -> None:
     assert SYSTEM not in adapter.turn.before_video
     assert len(other.sink()) == len(other.tokens.marked(other.turn.before_video + other.video_marks[0]))
     assert other.fingerprint != adapter.fingerprint
+
+
+def test_a_system_prompt_holds_no_video(folder: Path, adapter: Any) -> None:
+    placeholder = adapter._placeholder(adapter.model.config, "video")
+    shown = placeholder if placeholder in adapter._render() else adapter._placeholder(adapter.model.config, "image")
+    with pytest.raises(ValueError, match=r"must not hold .*, which stands for the video; leave that out"):
+        load_adapter(str(folder), device="cpu", system=f"Look at {shown}.")

@@ -69,6 +69,7 @@ def refusal(model: str | Path, **options: Any) -> str:
         ({"max_pixels": 0}, "max_pixels must be a whole number >= 1, or None, got 0"),
         ({"max_pixels": 2.5}, "max_pixels must be a whole number"),
         ({"revision": ""}, "revision is empty; leave it out"),
+        ({"system": "  "}, "system is empty; leave it out"),
         ({"precision": "float32"}, "no loading option 'precision'; there are device, dtype, "),
     ],
 )
@@ -254,6 +255,60 @@ def test_free_memory_is_this_machines(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert free_bytes(torch.device("cpu")) == 1700, "a container's limit, pages of files not counted"
     (tmp_path / "memory.max").write_text("max\n")
     assert (free_bytes(torch.device("cpu")) or 0) > 5000
+
+
+# --- damaged files ------------------------------------------------------------------------------------------------
+
+
+def weights_of(header: str) -> bytes:
+    """A safetensors file with this header and no numbers."""
+    return len(header).to_bytes(8, "little") + header.encode()
+
+
+@pytest.mark.parametrize("header", ['{"a": 5}', '{"a": {"dtype": "F32"}}', "[" * 100_000])
+def test_damaged_headers_of_weights_are_told_in_a_sentence(own: Path, header: str) -> None:
+    (own / "model.safetensors").write_bytes(weights_of(header))
+    sentence = refusal(own)
+    assert sentence.startswith(f"the weights in {own} cannot be read (")
+    assert sentence.endswith("; fetch the checkpoint again")
+
+
+@pytest.mark.parametrize("index", ['{"weight_map": []}', '{"weight_map": {"a": 5}}'])
+def test_a_damaged_index_is_told_in_a_sentence(own: Path, index: str) -> None:
+    (own / "model.safetensors.index.json").write_text(index)
+    assert "model.safetensors.index.json must name a file for each weight; fetch the checkpoint again" in refusal(own)
+
+
+def test_a_folder_in_place_of_weights_is_no_weights(own: Path) -> None:
+    (own / "model.safetensors").unlink()
+    (own / "model.safetensors").mkdir()
+    assert "is not whole: it has no safetensors, or not all" in refusal(own)
+
+
+def test_json_of_endless_depth_is_no_json(own: Path) -> None:
+    (own / "config.json").write_text("[" * 100_000)
+    assert f"{own / 'config.json'} is not JSON" in refusal(own)
+
+
+def test_a_file_is_no_checkpoint(own: Path) -> None:
+    file = own / "model.safetensors"
+    assert refusal(file).startswith(f"{file} is a file; give the folder of a checkpoint")
+
+
+def test_what_a_library_announces_is_told_with_it(own: Path) -> None:
+    config = json.loads((own / "config.json").read_text())
+    edit(own / "config.json", text_config={**config["text_config"], "hidden_size": "big"})
+    assert re.search(r"field 'hidden_size': .*big.*; fetch the checkpoint again", refusal(own))
+
+
+def test_a_template_without_system_prompts_is_told_in_a_sentence(own: Path) -> None:
+    template = json.loads((own / "chat_template.json").read_text())["chat_template"]
+    users = "{% set messages = messages | selectattr('role', 'equalto', 'user') | list %}" + template
+    raises = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + template
+    for one in (users, raises):
+        (own / "chat_template.json").write_text(json.dumps({"chat_template": one}))
+        load_adapter(str(own), device="cpu")
+        assert "takes no system prompt; leave it out" in refusal(own, system="Be brief.")
 
 
 # --- families -----------------------------------------------------------------------------------------------------

@@ -127,8 +127,9 @@ def test_every_picture_has_a_grid(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"patch_size": None}, "must name patch_size, merge_size, temporal_patch_size"),
+    [({"patch_size": None}, "must name patch_size, merge_size, temporal_patch_size, .* got .None, 2, 2.; fetch"),
      ({"max_pixels": None}, "must name the fewest and the most pixels"),
+     ({"max_pixels": None, "size": 5}, "must name the fewest and the most pixels .* size is 5; fetch"),
      ({"image_mean": [0.5]}, "image_mean must be three numbers"),
      ({"max_pixels": 700}, "of which a token takes 784; allow more")],
 )  # fmt: skip

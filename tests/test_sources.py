@@ -421,6 +421,13 @@ def test_grey_and_transparent_pictures_become_rgb(tmp_path):
     assert clear.image[0, 0].tolist() == [10, 20, 30]
 
 
+def test_grey_of_16_bits_keeps_its_shades(tmp_path):
+    shades = np.array([[0, 255, 256, 90 * 257, 65535]] * 2, dtype=np.uint16)
+    Image.fromarray(shades).save(tmp_path / "a.png")
+    (frame,) = all_frames(open_source(tmp_path, max_side=640))
+    assert frame.image[0, :, 0].tolist() == [0, 0, 1, 90, 255]
+
+
 def test_an_unreadable_picture_is_left_out_counted_and_named(tmp_path):
     write_images(tmp_path, [(f"{k}.png", draw_clock(float(k))) for k in range(4)])
     (tmp_path / "1.png").write_bytes(b"not a picture")

@@ -15,6 +15,7 @@ from typing import Any
 
 CONFIG = "config.json"
 WEIGHTS = "*.safetensors"
+INDEX = "model.safetensors.index.json"
 _TEXTS = (".json", ".jinja", ".txt", ".model")
 _WHOLE_BYTES = 64 << 20
 _SAMPLE_BYTES = 4096
@@ -40,9 +41,15 @@ class Checkpoint:
     @property
     def is_whole(self) -> bool:
         """Whether all weights are there, by the index if there is one."""
-        shards = set(self.json("model.safetensors.index.json").get("weight_map", {}).values())
-        there = (self.folder / CONFIG).is_file() and any(self.folder.glob(WEIGHTS))
-        return there and all((self.folder / one).is_file() for one in shards)
+        there = (self.folder / CONFIG).is_file() and any(path.is_file() for path in self.folder.glob(WEIGHTS))
+        return there and all((self.folder / one).is_file() for one in self._shards())
+
+    def _shards(self) -> set[str]:
+        """The files that the index names, none where there is no index."""
+        shards = self.json(INDEX).get("weight_map", {})
+        if not isinstance(shards, dict) or not all(isinstance(one, str) for one in shards.values()):
+            raise ValueError(f"{self.folder / INDEX} must name a file for each weight; fetch the checkpoint again")
+        return set(shards.values())
 
     def check_parts(self, *parts: str) -> None:
         """Raises `ValueError` for a configuration without one of these parts: transformers would take a default one."""
@@ -61,7 +68,7 @@ class Checkpoint:
             return {}
         try:
             found = json.loads(path.read_text())
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
             raise ValueError(f"{path} is not JSON ({error}); fetch the checkpoint again") from error
         if not isinstance(found, dict):
             raise ValueError(f"{path} must be a JSON object, not {type(found).__name__}; fetch the checkpoint again")

@@ -223,6 +223,10 @@ class CheckpointAdapter(Adapter):
     def _with_system(self, placeholder: str) -> Turn:
         """The template with the user's own system prompt."""
         system = str(self.options.system)
+        if placeholder in system:
+            raise ValueError(
+                f"the system prompt must not hold {placeholder!r}, which stands for the video; leave that out"
+            )
         try:
             turn = cut_turn(self._render(), placeholder)
         except TemplateError:

@@ -32,11 +32,15 @@ def find_checkpoint(
         check: asked as soon as there is a `config.json`, before anything else is fetched.
 
     Raises:
-        ValueError: if the folder is no checkpoint.
+        ValueError: if the folder is no checkpoint, or it is a file.
         FileNotFoundError: if the repository is not here and cannot be fetched.
     """
     options = options or LoadOptions()
+    if not model:
+        return None
     folder = Path(os.path.expanduser(model))
+    if os.path.isfile(folder):
+        raise ValueError(f"{model} is a file; give the folder of a checkpoint, with its {CONFIG} and safetensors")
     if os.path.isdir(folder):  # False for names that no folder can have
         return _in_folder(folder, model, options)
     return _in_repository(model, options, check) if "/" in model else None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,10 @@ def readable(part: str, folder: Path) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of what a library says."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+    """The first line of what a library says, with the next one where that only announces it."""
+    first, *more = (str(error).strip() or type(error).__name__).splitlines()
+    told = f"{first} {more[0]}" if more and first.rstrip().endswith(":") else first
+    return textwrap.shorten(told, 160, placeholder=" ...").rstrip(" ,:")
 
 
 def load_model(model_class: Any, checkpoint: Checkpoint, options: LoadOptions) -> Any:

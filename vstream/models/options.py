@@ -53,7 +53,8 @@ class LoadOptions:
         if self.max_pixels is not None and not whole:
             raise ValueError(f"max_pixels must be a whole number >= 1, or None, got {self.max_pixels!r}")
         for name in ("revision", "system"):
-            if getattr(self, name) == "":
+            value = getattr(self, name)
+            if value is not None and not value.strip():
                 raise ValueError(f"{name} is empty; leave it out or give some text")
 
     @classmethod

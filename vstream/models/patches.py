@@ -67,7 +67,10 @@ class PatchSpec:
         """
         patch, merge, frames = (config.get(f"{name}_size", 0) for name in ("patch", "merge", "temporal_patch"))
         if not all(isinstance(size, int) and size >= 1 for size in (patch, merge, frames)):
-            raise ValueError(f"the processor must name patch_size, merge_size, temporal_patch_size, got {dict(config)}")
+            raise ValueError(
+                "the processor must name patch_size, merge_size, temporal_patch_size, whole numbers >= 1, got "
+                f"{(patch, merge, frames)}; fetch the checkpoint again"
+            )
         side, least_most = patch * merge, _pixels(config)
         least, most = (pixels // frames if volume else pixels for pixels in least_most)
         if max_pixels is not None and not side**2 <= max_pixels <= most:
@@ -122,7 +125,8 @@ class PatchSpec:
 
 def _pixels(config: Mapping[str, Any]) -> tuple[int, int]:
     """The fewest and the most, by any of the names that they have had."""
-    size = config.get("size") or {}
+    size = config.get("size")
+    size = size if isinstance(size, Mapping) else {}
     found = [
         next((place[name] for place, name in where if place.get(name) is not None), None)
         for where in (
@@ -132,5 +136,8 @@ def _pixels(config: Mapping[str, Any]) -> tuple[int, int]:
     ]
     least, most = found
     if not isinstance(least, int) or not isinstance(most, int):
-        raise ValueError(f"the processor must name the fewest and the most pixels of a picture, but its size is {size}")
+        raise ValueError(
+            "the processor must name the fewest and the most pixels of a picture, but its size is "
+            f"{config.get('size')!r}; fetch the checkpoint again"
+        )
     return least, most

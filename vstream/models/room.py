@@ -63,9 +63,14 @@ def _header(path: Path) -> dict[str, Any]:
         text = file.read(length) if length <= path.stat().st_size else b""
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return found if isinstance(found, dict) and _tells_sizes(found) else {}
+
+
+def _tells_sizes(header: dict[str, Any]) -> bool:
+    tensors = [one for name, one in header.items() if name != "__metadata__"]
+    return all(isinstance(one, dict) and {"shape", "dtype"} <= one.keys() for one in tensors)
 
 
 def _tensor_bytes(name: str, tensor: dict[str, Any], dtype: torch.dtype, quantize: str | None) -> float:

@@ -73,8 +73,10 @@ class DirectorySource(Source):
             return None
 
     def _image(self, picture: Image.Image) -> npt.NDArray[np.uint8]:
-        upright = ImageOps.exif_transpose(picture).convert("RGB")
-        return fit_image(np.array(upright), self.max_side)
+        upright = ImageOps.exif_transpose(picture)
+        if upright.mode.startswith("I"):  # grey of 16 bits, which PIL would cut off at 255
+            upright = Image.fromarray((np.array(upright).clip(0, 65535) >> 8).astype(np.uint8))
+        return fit_image(np.array(upright.convert("RGB")), self.max_side)
 
     @property
     def warning(self) -> str | None:
