@@ -407,12 +407,15 @@ def test_help_needs_no_heavy_package() -> None:
 BAD_OPTIONS = [
     (["--dtype", "int8"], "dtype must be one of auto, float32, float64, bfloat16, float16, got 'int8'"),
     (["--device", "tpu"], "no device 'tpu' here; choose auto, cpu, cuda or cuda:N"),
-    (["--device-map", "balanced"], "device_map must be one of None, auto, got 'balanced'"),
-    (["--quantize", "int8"], "quantize must be one of None, bitsandbytes-8bit, bitsandbytes-4bit, torchao-int8, got"),
+    (["--device-map", "balanced"], "device_map must be one of nothing, auto, got 'balanced'"),
+    (
+        ["--quantize", "int8"],
+        "quantize must be one of nothing, bitsandbytes-8bit, bitsandbytes-4bit, torchao-int8, got",
+    ),
     (["--max-pixels", "0"], "max_pixels must be a whole number >= 1, or None, got 0"),
     (["--max-pixels", "9"], "max_pixels is an option of checkpoints, but 'random' is built in; leave it out"),
     (["--system", "Be brief."], "system is an option of checkpoints, but 'random' is built in"),
-    (["--option", "x"], "a question has 2 to 26 options or none, got 1"),
+    (["--option", "x"], "give a question 2 to 26 options, or none; it has 1"),
     (["--dialogue", "--dialogue-tokens", "0"], "dialogue_tokens must be a whole number >= 1, got 0"),
     (["--trust-remote-code"], "trust_remote_code is an option of checkpoints, but 'random' is built in"),
     (["--model", "someone/model", "--offline"], "nothing may be fetched .--offline.; run `hf download someone/model`"),

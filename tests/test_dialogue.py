@@ -217,8 +217,8 @@ def test_the_option_that_an_answer_names(text: str, choice: int | None) -> None:
     ("choices", "sentence"),
     [
         ("red", "choices must be several texts, got one: 'red'"),
-        (["red"], "a question has 2 to 26 options or none, got 1"),
-        (["x"] * 27, "a question has 2 to 26 options or none, got 27"),
+        (["red"], "give a question 2 to 26 options, or none; it has 1"),
+        (["x"] * 27, "give a question 2 to 26 options, or none; it has 27"),
         (["red", " "], "an option is empty"),
     ],
 )

@@ -421,6 +421,7 @@ def truncate(path: Path) -> None:
     [
         ("model.safetensors", None, "the weights in .* cannot be read .*; fetch the checkpoint again"),
         ("tokenizer.json", None, "the tokenizer in .* cannot be read"),
+        ("generation_config.json", None, "generation_config.json is not JSON"),
         ("preprocessor_config.json", None, "preprocessor_config.json is not JSON"),
         ("config.json", {"text_config": None}, "config.json has no text_config"),
         ("config.json", {"text_config": {"model_type": "nothing"}}, "the configuration in .* cannot be read"),

@@ -64,8 +64,8 @@ def refusal(model: str | Path, **options: Any) -> str:
     [
         ({"dtype": "int8"}, "dtype must be one of auto, float32, float64, bfloat16, float16, got 'int8'"),
         ({"dtype": torch.int8}, "dtype must be one of auto, .* got 'int8'"),
-        ({"device_map": "balanced"}, "device_map must be one of None, auto, got 'balanced'"),
-        ({"quantize": "int3"}, "quantize must be one of None, bitsandbytes-8bit, .* got 'int3'"),
+        ({"device_map": "balanced"}, "device_map must be one of nothing, auto, got 'balanced'"),
+        ({"quantize": "int3"}, "quantize must be one of nothing, bitsandbytes-8bit, .* got 'int3'"),
         ({"max_pixels": 0}, "max_pixels must be a whole number >= 1, or None, got 0"),
         ({"max_pixels": 2.5}, "max_pixels must be a whole number"),
         ({"revision": ""}, "revision is empty; leave it out"),

@@ -27,7 +27,7 @@ def check_choices(choices: Sequence[str]) -> tuple[str, ...]:
     if isinstance(choices, str):
         raise ValueError(f"choices must be several texts, got one: {choices!r}")
     if choices and not 2 <= len(choices) <= len(ascii_uppercase):
-        raise ValueError(f"a question has 2 to {len(ascii_uppercase)} options or none, got {len(choices)}")
+        raise ValueError(f"give a question 2 to {len(ascii_uppercase)} options, or none; it has {len(choices)}")
     for choice in choices:
         if not choice.strip():
             raise ValueError("an option is empty; leave it out or give some text")

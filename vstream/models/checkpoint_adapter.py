@@ -74,6 +74,7 @@ class CheckpointAdapter(Adapter):
         self._check_options(checkpoint)
         self.name, self._folder = checkpoint.name, checkpoint.folder
         checkpoint.check_parts(*self.parts)
+        checkpoint.json("generation_config.json")  # transformers would go on without its end tokens
         model_class = self._model_class()
         with readable("configuration", checkpoint.folder):
             config = model_class.config_class.from_pretrained(checkpoint.folder, local_files_only=True)

@@ -47,7 +47,7 @@ class LoadOptions:
         """Raises `ValueError` for a value that is not allowed."""
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
-                known = ", ".join(str(one) for one in allowed)
+                known = ", ".join("nothing" if one is None else str(one) for one in allowed)
                 raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
         whole = isinstance(self.max_pixels, int) and not isinstance(self.max_pixels, bool) and self.max_pixels >= 1
         if self.max_pixels is not None and not whole:
