@@ -292,6 +292,7 @@ def class_names() -> list[str]:
 
 
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: f"{scene['what']} at {scene['start_seconds']:.0f} s")
+@pytest.mark.slow
 def test_the_classifier_sees_what_the_sample_shows(embedded_model, sample, scene):
     with torch.inference_mode():
         likely = embedded_model.look(frames_of(scene, sample)).likely

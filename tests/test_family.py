@@ -177,6 +177,7 @@ def watch_with_a_shifted_clip(adapter: Adapter, frames: list[Frame]) -> None:
     pump_all(session)
 
 
+@pytest.mark.slow
 def test_a_long_stream_stays_below_the_trained_length(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(case.adapter, "max_positions", 450)
     frames, most = pictures(80), case.adapter.max_frame_tokens

@@ -353,6 +353,7 @@ def told(session: Session) -> list[Any]:
 
 
 @pytest.mark.parametrize("clips", [1, 2, 3, 5, 8])
+@pytest.mark.slow
 def test_resumed_equals_run_on(tmp_path: Path, clips: int) -> None:
     frames = scenes(2)
 
