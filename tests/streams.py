@@ -36,7 +36,7 @@ class ListSource(Source):
         for frame in self._listed:
             yield frame.pts_seconds, frame
 
-    def _image(self, picture: Frame) -> Any:
+    def _image(self, picture: Frame, max_side: int) -> Any:
         return picture.image
 
 

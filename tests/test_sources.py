@@ -273,7 +273,7 @@ def test_frames_whose_time_does_not_rise_are_counted_but_not_offered():
         def _pictures(self):
             yield from [(-0.5, 0), (0.0, 1), (0.4, 2), (0.4, 3), (0.2, 4), (0.5, 5)]
 
-        def _image(self, picture):
+        def _image(self, picture, max_side):
             return np.full((2, 2, 3), picture, np.uint8)
 
     source = Jumbled("jumbled", max_side=10)

@@ -103,6 +103,7 @@ class Answer:
         self._changed = threading.Condition()
         self._cancelled = threading.Event()
         self._wake = wake
+        self._listeners: list[Callable[[], None]] = []
         self._received = time.perf_counter()
         self._first_token: float | None = None
         self._finished: float | None = None
@@ -161,6 +162,19 @@ class Answer:
         self._cancelled.set()
         self._wake()
 
+    def subscribe(self, listener: Callable[[], None]) -> None:
+        """Has `listener` called after each piece of text and at the end, by the thread that makes the answer.
+
+        It must return at once. What was there before is not told: look once after subscribing.
+        """
+        with self._changed:
+            self._listeners.append(listener)
+
+    def unsubscribe(self, listener: Callable[[], None]) -> None:
+        """Ends what `subscribe` began."""
+        with self._changed:
+            self._listeners.remove(listener)
+
     @property
     def cancelled(self) -> bool:
         """Whether `cancel` was called."""
@@ -204,7 +218,7 @@ class Answer:
                 self._first_token = time.perf_counter()
             if piece:
                 self._pieces.append(piece)
-                self._changed.notify_all()
+                self._tell()
 
     def finish(self, reason: FinishReason) -> None:
         """Ends it well."""
@@ -212,7 +226,7 @@ class Answer:
             if not self.done:
                 self.finish_reason = reason
                 self._finished = time.perf_counter()
-                self._changed.notify_all()
+                self._tell()
 
     def fail(self, error: Exception) -> None:
         """Ends it with an error, which its readers get."""
@@ -220,7 +234,13 @@ class Answer:
             if not self.done:
                 self._error = error
                 self._finished = time.perf_counter()
-                self._changed.notify_all()
+                self._tell()
+
+    def _tell(self) -> None:
+        """Wakes who waits, calls who listens; `_changed` is held."""
+        self._changed.notify_all()
+        for listener in self._listeners:
+            listener()
 
     def __repr__(self) -> str:
         state = "failed" if self._error else self.finish_reason or "running"

@@ -132,12 +132,14 @@ PRESETS: dict[str, Callable[[Sizes], Settings]] = {
 }  # fmt: skip
 """Settings by name, given a model's sizes."""
 
+SESSION_PRESETS = tuple(name for name in PRESETS if name != "oracle")
+"""Those that need not know the truth."""
+
 
 def check_preset(name: str) -> None:
     """Raises `ValueError` for a name that is no preset, or one that only who knows the truth can use."""
-    usable = [one for one in PRESETS if one != "oracle"]
-    if name not in usable:
-        raise ValueError(f"a preset must be one of {', '.join(usable)}, got {name!r}")
+    if name not in SESSION_PRESETS:
+        raise ValueError(f"a preset must be one of {', '.join(SESSION_PRESETS)}, got {name!r}")
 
 
 def preset_settings(name: str, adapter: Adapter, settings: Mapping[str, Any] | None = None) -> Settings:

@@ -72,11 +72,11 @@ class DirectorySource(Source):
             self._unreadable = self._unreadable or path.name
             return None
 
-    def _image(self, picture: Image.Image) -> npt.NDArray[np.uint8]:
+    def _image(self, picture: Image.Image, max_side: int) -> npt.NDArray[np.uint8]:
         upright = ImageOps.exif_transpose(picture)
         if upright.mode.startswith("I"):  # grey of 16 bits, which PIL would cut off at 255
             upright = Image.fromarray((np.array(upright).clip(0, 65535) >> 8).astype(np.uint8))
-        return fit_image(np.array(upright.convert("RGB")), self.max_side)
+        return fit_image(np.array(upright.convert("RGB")), max_side)
 
     @property
     def warning(self) -> str | None:
