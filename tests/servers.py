@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 
-from vstream.app.serve.serving import Listener, Server, ServeOptions, Stopping, listen, make_server
+from vstream.app.serve.serving import Listener, ServeOptions, Server, Stopping, listen, make_server
 
 TOKEN = "a-token-for-tests-0123456789"
 
