@@ -14,43 +14,18 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from vstream.app.serve.gate import LOOPBACK, GateSettings
 from vstream.app.serve.limits import MIB, Limits
+from vstream.app.serve.options import TOKEN_VARIABLE, ServeOptions
 from vstream.app.serve.visit import is_address, read_host
 
-TOKEN_VARIABLE = "VSTREAM_TOKEN"
 MIN_TOKEN = 16
 MAX_TOKEN = 512
 MAX_PER_SECOND = 1_000_000
 MAKE_A_TOKEN = "python3 -c 'import secrets; print(secrets.token_urlsafe())' > token.txt"
 NOWHERE = ("192.0.2.1", 9)
 """An address of nobody (it is for documentation). Nothing is sent there."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServeOptions:
-    """The options of `vstream serve` that are about the network, as given."""
-
-    host: Annotated[str, typer.Option(help="Address or name to listen at; 0.0.0.0 is every one.")] = "127.0.0.1"
-    port: Annotated[int, typer.Option(help="Port to listen at; 0 takes a free one.")] = 7860
-    token_file: Annotated[
-        Path | None,
-        typer.Option(help=f"File with the token that visitors must show (or {TOKEN_VARIABLE}).", metavar="FILE"),
-    ] = None
-    allow_host: Annotated[
-        tuple[str, ...], typer.Option(help="Another name that browsers may know this server by.", metavar="NAME")
-    ] = ()
-    tls_cert: Annotated[Path | None, typer.Option(help="Certificate, for HTTPS.", metavar="FILE")] = None
-    tls_key: Annotated[Path | None, typer.Option(help="The certificate's key.", metavar="FILE")] = None
-    questions_per_minute: Annotated[int, typer.Option(help="Most questions of a client.")] = 60
-    requests_per_second: Annotated[int, typer.Option(help="Most other requests of a client.")] = 50
-    max_upload_mib: Annotated[int, typer.Option(help="Largest file to upload, MiB.")] = 4096
-    stop_seconds: Annotated[float, typer.Option(help="How long answers may go on when the server is stopped.")] = 10.0
-    access_log: Annotated[bool, typer.Option("--access-log", help="A line on stderr for every request.")] = False
 
 
 @dataclass(frozen=True)
@@ -177,7 +152,7 @@ def _hosts(options: ServeOptions, address: str) -> frozenset[str]:
     if _is_every(address):
         machine = socket.gethostname().lower()
         named |= {machine, f"{machine.partition('.')[0]}.local"}
-    for each in options.allow_host:
+    for each in options.allow_host or ():
         read = read_host(each) or read_host(f"[{each}]")
         if read is None or read[1] is not None:
             raise ValueError(f"--allow-host must be a name or an address without a port, got {each!r}")

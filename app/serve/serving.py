@@ -24,7 +24,8 @@ from starlette.applications import Starlette
 
 from vstream.app.serve.gate import Gate, ending
 from vstream.app.serve.limits import MIB
-from vstream.app.serve.listening import Listener, ServeOptions, is_loopback, listen
+from vstream.app.serve.listening import Listener, is_loopback, listen
+from vstream.app.serve.options import ServeOptions
 from vstream.app.serve.stopping import Stopping
 
 __all__ = ["Listener", "ServeOptions", "Server", "Stopping", "is_loopback", "listen", "make_server", "run"]
