@@ -223,14 +223,17 @@ def _ram_mib() -> int:
 
 
 def takes_options(function: Callable[..., Result]) -> Callable[..., Result]:
-    """Gives a typer command every field of the dataclass that it takes as `options` as an option of its own."""
+    """Gives a typer command every field of the dataclass that it takes as `options` as an option of its own.
+
+    Those that the dataclass shares with others come last in the help.
+    """
     parameters = inspect.signature(function, eval_str=True).parameters
     kind: type[Any] = parameters["options"].annotation
     own = [p for p in parameters.values() if p.name != "options"]
     hints = get_type_hints(kind, include_extras=True)
     added = [
         inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=hints[one.name])
-        for one in fields(kind)
+        for one in sorted(fields(kind), key=lambda one: one.name not in kind.__annotations__)
     ]
 
     @functools.wraps(function)
