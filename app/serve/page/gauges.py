@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from vstream.app.serve.page.html import size
-from vstream.app.view import format_wall
+from vstream.app.view import MIB, format_wall
 from vstream.types import format_seconds
 
 if TYPE_CHECKING:
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from vstream.app.serve.stream import Stream
 
 STALE_SECONDS = 5.0
-TIER_NAMES = {"device": "GPU", "host": "RAM", "disk": "disk"}
+TIER_NAMES = {"host": "RAM"}
 
 
 def gauges(look: Look, answers: Sequence[Answer]) -> str:
@@ -28,7 +27,7 @@ def gauges(look: Look, answers: Sequence[Answer]) -> str:
         _tile("Behind", [(f"{look.lag_seconds:.1f}", "s")], "How far memory is behind the newest frame"),
         _tile("First word", [_number(first, 1, "s")], "From the last question to its first word (TTFT)"),
         _tile("Speaking", [_number(speed, 0, "tokens/s")], "Tokens a second of the last answer"),
-        _tile("Memory", _tiers(look) or [("0", "MiB")], "What it takes, by tier"),
+        _tile("Memory, MiB", _tiers(look) or [("0", "")], "What memory takes, by tier"),
     ]
     return f'<dl class="tiles" aria-label="Gauges">{"".join(tiles)}</dl>'
 
@@ -38,12 +37,8 @@ def _number(value: float | None, digits: int, unit: str) -> tuple[str, str]:
 
 
 def _tiers(look: Look) -> list[tuple[str, str]]:
-    return [
-        (number, f"{unit} {TIER_NAMES.get(tier, tier)}")
-        for tier, count in look.tier_bytes.items()
-        if count
-        for number, unit in [size(count).split()]
-    ]
+    mib = {tier: count / MIB for tier, count in look.tier_bytes.items() if count}
+    return [(f"{count:.{count < 10:d}f}", TIER_NAMES.get(tier, tier)) for tier, count in mib.items()]
 
 
 def _tile(name: str, values: Sequence[tuple[str, str]], title: str) -> str:

@@ -110,7 +110,7 @@ def _bars(wanted: npt.NDArray[np.bool_], top: int) -> str:
 def _ticks(end: float) -> str:
     """Up to seven times below the lanes; none so near the end that it would touch it."""
     step = next((step for step in STEPS_SECONDS if end / step <= 6), end / 6)
-    times = [time for time in np.arange(0, end, step) if end - time > step * 0.6]
+    times = [time for time in np.arange(0, end, step) if end - time > 0.14 * end]
     marks = [f'<span style="left:{100 * time / end:.2f}%">{format_seconds(time)}</span>' for time in times]
     return "".join(marks) + f'<span style="left:100%">{format_seconds(end)}</span>'
 

@@ -118,6 +118,7 @@ def _tick(visit: Visit | None) -> tuple[Any, ...]:
 
 
 def _act(visit: Visit, event: gr.EventData) -> Iterator[tuple[Any, ...]]:
+    assert visit is not None, "page.js acts only after the page is loaded"
     for panels in visit.act(event.what):
         yield _outputs(panels)
 

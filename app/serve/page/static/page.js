@@ -9,14 +9,14 @@
   // The way to Python ------------------------------------------------------------------------------------------------
 
   let trigger = null;
-  const early = [];
+  const early = []; // before the server has said what is shown, it knows nothing of this page
   function act(name, what = {}) {
-    if (trigger) trigger(name, { what });
+    if (trigger && shown.view) trigger(name, { what });
     else early.push([name, what]);
   }
   function connect(gradioTrigger) { // for the events that page.py listens to
     trigger = gradioTrigger;
-    early.splice(0).forEach(([name, what]) => act(name, what));
+    sync();
   }
 
   // What is shown: the server writes it into #state --------------------------------------------------------------------
@@ -27,6 +27,7 @@
     if (!state) return;
     const before = shown.stream;
     shown = { ...state.dataset };
+    early.splice(0).forEach(([name, what]) => act(name, what));
     root.dataset.view = shown.view;
     setBusy(Boolean(shown.busy));
     if (before !== shown.stream) {
@@ -315,7 +316,6 @@
     if (name) root.dataset.theme = name;
   }
   setTheme(localStorage.getItem("vstream-theme"));
-  root.dataset.view = "home";
 
   document.addEventListener("click", (event) => {
     const one = within(event, "[data-do]");
