@@ -240,9 +240,11 @@ class Hub:
         self._change(stream_id, kept=kept)
 
     def delete(self, memory_id: str) -> None:
-        """Removes a memory, and closes its stream. Raises `UnknownStreamError`."""
+        """Removes a memory, and closes its stream. Raises `UnknownStreamError`, or `BusyError` while it is opened."""
         self._library.card(memory_id)
         with self._lock:
+            if memory_id in self._opening:
+                raise BusyError(f"stream {memory_id} is being opened; delete it when it is")
             stream = self._streams.pop(memory_id, None)
         if stream is not None:
             stream.session.close()

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +20,7 @@ from vstream.sources.push import PushSource
 
 __all__ = ["CameraSource", "DecordSource", "DirectorySource", "FileSource", "PushSource", "Source", "open_source"]
 
-_FILE_READERS: dict[str, Callable[..., Source]] = {"av": FileSource, "decord": DecordSource}
+_READERS = ("av", "decord")
 
 
 def open_source(
@@ -31,6 +30,7 @@ def open_source(
     reader: Literal["av", "decord"] = "av",
     directory_fps: float = 1.0,
     transport: Literal["tcp", "udp"] = "tcp",
+    trusted: bool = True,
 ) -> Source:
     """Opens what a user names: a video file, a folder of pictures, a camera, or a source that is open already.
 
@@ -41,6 +41,8 @@ def open_source(
         reader: what reads files: "av" (PyAV), or "decord" (extra `decord`).
         directory_fps: pictures of a folder per second of stream time.
         transport: how an RTSP camera sends: "tcp" loses nothing, "udp" may.
+        trusted: False for a file or folder of a stranger, which then opens nothing but itself, and by "av" alone. It
+            says nothing of cameras: `vstream.app.serve.allowed` decides which may be connected to.
 
     Raises:
         ValueError: if the input is not of a supported kind or cannot be read.
@@ -48,8 +50,10 @@ def open_source(
     """
     if isinstance(source, Source):
         return source
-    if reader not in _FILE_READERS:
-        raise ValueError(f"reader must be one of {', '.join(_FILE_READERS)}, got {reader!r}")
+    if reader not in _READERS:
+        raise ValueError(f"reader must be one of {', '.join(_READERS)}, got {reader!r}")
+    if not trusted and reader != "av":
+        raise ValueError(f"only reader='av' is safe with files that are not trusted, got {reader!r}")
     address = camera_address(str(source), transport=transport)
     if address is not None:
         return CameraSource(address, max_side=max_side)
@@ -60,5 +64,7 @@ def open_source(
         )
     path = Path(source)
     if path.is_dir():
-        return DirectorySource(path, max_side=max_side, directory_fps=directory_fps)
-    return _FILE_READERS[reader](path, max_side=max_side)
+        return DirectorySource(path, max_side=max_side, directory_fps=directory_fps, trusted=trusted)
+    if reader == "decord":
+        return DecordSource(path, max_side=max_side)
+    return FileSource(path, max_side=max_side, trusted=trusted)

@@ -107,10 +107,10 @@ class CameraSource(PyavSource):
             with self._open() as container:
                 yield from self._frames_of(container)
         except av.FFmpegError as error:
-            return reason_of(error)
+            return self._address.why() or reason_of(error)
         except _Break as broken:
             return str(broken)
-        return "the camera ended the stream"
+        return self._address.why() or "the camera ended the stream"
 
     def _open(self) -> av.container.InputContainer:
         began = self._monotonic()
@@ -118,7 +118,8 @@ class CameraSource(PyavSource):
             return self._address.open()
         except av.FFmpegError as error:
             timed_out = self._monotonic() - began > OPEN_SECONDS - POLL_SECONDS  # FFmpeg names other reasons then
-            raise _Break("no answer" if timed_out else reason_of(error)) from None
+            reason = self._address.why() or ("no answer" if timed_out else reason_of(error))
+            raise _Break(reason) from None
 
     def _frames_of(self, container: av.container.InputContainer) -> Iterator[tuple[float, av.VideoFrame]]:
         stream = next(iter(video_streams(container)), None)

@@ -17,15 +17,16 @@ OPEN_SECONDS, READ_SECONDS = 4.0, 1.5
 """How long FFmpeg may block before it looks up: in each step of opening, and in reading a packet."""
 
 _RTSP = re.compile(
-    r"rtsps?://(?:[^/?#]*@)?"  # user and password, to the last @
+    r"(?P<scheme>rtsps?)://(?P<user>[^/?#]*@)?"  # user and password, to the last @
     r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^@:/?#\[\]]+)(?::(?P<port>[0-9]{1,5}))?"
-    r"(?P<path>/[^?#@]*)?(?:[?#][^@]*)?"
+    r"(?P<path>/[^?#@]*)?(?P<query>[?#][^@]*)?"
 )
 _RTSP_OPTIONS = {
     "allowed_media_types": "video",  # sound is not wanted, and would hide that the picture stalls
     "analyzeduration": "200000",  # microseconds: a longer look at the stream makes its first frames late ...
     "fpsprobesize": "3",  # ... as would more frames to measure its rate by; `nobuffer` would lose them
 }
+_DEFAULT_PORTS = {"rtsp": 554, "rtsps": 322}
 _DEVICE_PATH = re.compile(r"/dev/(video[0-9]|v4l/)")
 
 
@@ -47,8 +48,28 @@ class CameraAddress:
 
     def open(self) -> av.container.InputContainer:
         """Connects, blocking. Raises `av.FFmpegError`, whose text may hold the secret url."""
+        return self._open(self.url)
+
+    def why(self) -> str | None:
+        """Why the newest connection failed or ended, in a phrase, where the address itself knows; else None."""
+        return None
+
+    @property
+    def endpoint(self) -> tuple[str, int, bool]:
+        """(host, port, whether TLS) of a network camera; an IPv6 host without brackets."""
+        parts = _RTSP.fullmatch(self.url)
+        assert parts is not None, f"{self.name} is no network camera"
+        return parts["host"].strip("[]"), int(parts["port"] or _DEFAULT_PORTS[parts["scheme"]]), "s:" in self.url[:6]
+
+    def url_through(self, port: int) -> str:
+        """The secret url of a network camera as seen through a port of this machine, without TLS."""
+        parts = _RTSP.fullmatch(self.url)
+        assert parts is not None, f"{self.name} is no network camera"
+        return f"rtsp://{parts['user'] or ''}127.0.0.1:{port}{parts['path'] or ''}{parts['query'] or ''}"
+
+    def _open(self, url: str) -> av.container.InputContainer:
         return av.open(
-            self.url,
+            url,
             format=self.format,
             options=dict(self.options),
             timeout=(OPEN_SECONDS, READ_SECONDS),

@@ -16,6 +16,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vstream.sources.base import Source, fit_image
 
+MAX_PIXELS = 1 << 26
+"""A picture of an untrusted folder may have so many pixels, 8192 x 8192; a larger one is left out."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+"""What such a picture may be, whatever its name: PIL's reader of PostScript would start another program."""
+
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 
 
@@ -30,18 +36,21 @@ class DirectorySource(Source):
 
     The picture at place `index` has the time `index / directory_fps`. Pictures may differ in size; they are turned
     upright by their EXIF orientation. One that cannot be read is left out (its time stays empty), counted in `errors`
-    and named in `warning`.
+    and named in `warning`. Of a folder that is not `trusted`, so are links that lead out of it, huge pictures
+    (`MAX_PIXELS`), and other kinds of files under a picture's name.
 
     Raises:
         ValueError: if the folder holds no picture, or none that can be read, or `directory_fps` is not above 0.
     """
 
-    def __init__(self, path: str | Path, *, max_side: int, directory_fps: float = 1.0) -> None:
+    def __init__(self, path: str | Path, *, max_side: int, directory_fps: float = 1.0, trusted: bool = True) -> None:
         path = Path(path)
         super().__init__(path.name or str(path), max_side=max_side)
         if not 0 < directory_fps < float("inf"):
             raise ValueError(f"directory_fps must be a finite number above 0, got {directory_fps}")
         self._fps = directory_fps
+        self._trusted = trusted
+        self._folder = path.resolve()
         self._unreadable: str | None = None
         self._paths = _picture_paths(path)
         self.duration_seconds = len(self._paths) / directory_fps
@@ -63,7 +72,7 @@ class DirectorySource(Source):
 
     def _load(self, path: Path) -> Image.Image | None:
         try:
-            with Image.open(path) as picture:
+            with self._opened(path) as picture:
                 picture.draft("RGB", (self.max_side, self.max_side))  # a JPEG decodes straight to about this size
                 picture.load()
                 return picture
@@ -71,6 +80,19 @@ class DirectorySource(Source):
             self.errors += 1
             self._unreadable = self._unreadable or path.name
             return None
+
+    def _opened(self, path: Path) -> Image.Image:
+        """A picture before it is decoded. Raises `ValueError` for one that an untrusted folder may not hold."""
+        if self._trusted:
+            return Image.open(path)
+        path = path.resolve()
+        if not path.is_relative_to(self._folder):
+            raise ValueError(f"{path.name} leads out of its folder")
+        picture = Image.open(path, formats=FORMATS)
+        if picture.width * picture.height > MAX_PIXELS:
+            picture.close()
+            raise ValueError(f"{path.name} has {picture.width} x {picture.height} pixels")
+        return picture
 
     def _image(self, picture: Image.Image, max_side: int) -> npt.NDArray[np.uint8]:
         upright = ImageOps.exif_transpose(picture)

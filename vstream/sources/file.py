@@ -21,6 +21,18 @@ MAX_REORDER_SECONDS = 1.0
 
 HEAD_BYTES = 4096
 
+CONTAINERS = (
+    "mov", "matroska", "avi", "mpegts", "mpeg", "mpegvideo", "flv", "asf", "ogg", "gif", "mjpeg", "wtv", "mxf", "nut",
+    "ivf", "h264", "hevc", "m4v", "obu", "vc1", "dv",
+)  # fmt: skip
+"""What an untrusted file may be, by FFmpeg's names: containers that hold their pictures themselves, no playlists."""
+
+UNTRUSTED = {"protocol_whitelist": "file", "format_whitelist": ",".join(CONTAINERS), "enable_drefs": "0"}
+"""FFmpeg's options for such a file: it opens nothing but that one file, whatever the file names."""
+
+MAX_PIXELS = 1 << 26
+"""An untrusted picture may have so many pixels, 8192 x 8192; larger ones are left out before they are decoded."""
+
 
 class StreamClock:
     """Turns pts into seconds that start at 0.
@@ -65,22 +77,25 @@ class StreamClock:
 class FileSource(PyavSource):
     """The first video stream of a file.
 
-    Truncated and damaged files give every frame that can be decoded and then end.
+    Truncated and damaged files give every frame that can be decoded and then end. A file that is not `trusted` may be
+    one of `CONTAINERS` alone: playlists, which name other files and addresses, are refused.
 
     Raises:
         ValueError: if the file is a folder, empty, no video, or no frame of it can be decoded.
         FileNotFoundError: if there is no such file.
     """
 
-    def __init__(self, path: str | Path, *, max_side: int) -> None:
+    def __init__(self, path: str | Path, *, max_side: int, trusted: bool = True) -> None:
         path = Path(path)
         super().__init__(path.name, max_side=max_side)
         check_file(path)
         self.fingerprint = head_fingerprint(path)
-        self._container = open_container(path)
+        self._container = open_container(path, trusted=trusted)
         try:
             self._stream = video_streams(self._container)[0]
             self._stream.thread_type = "AUTO"
+            if not trusted:
+                _bound_pixels(path, self._stream)
             self._clock = _clock_of(self._stream)
             self.duration_seconds = _duration_seconds(self._container, self._stream)
             self._decoder = self._decode()
@@ -144,10 +159,12 @@ def check_file(path: Path) -> None:
         raise ValueError(f"{path} is empty (0 bytes)")
 
 
-def open_container(path: Path) -> av.container.InputContainer:
+def open_container(path: Path, *, trusted: bool = True) -> av.container.InputContainer:
     """An open container with at least one video stream that is no cover art, or `ValueError`."""
     try:
-        container = _open_seekable_or_not(f"file:{path}")  # file: no name is taken for a URL or a pattern
+        container = _open_seekable_or_not(
+            f"file:{path}", {} if trusted else UNTRUSTED
+        )  # file: no name is taken for a URL or a pattern
     except av.FFmpegError as error:
         raise ValueError(f"{path} cannot be read as a video: {error.strerror}") from error
     if container.format.name == "tty" or not video_streams(container):
@@ -158,12 +175,19 @@ def open_container(path: Path) -> av.container.InputContainer:
     return container
 
 
-def _open_seekable_or_not(url: str) -> av.container.InputContainer:
+def _open_seekable_or_not(url: str, options: dict[str, str]) -> av.container.InputContainer:
     """A fragmented mp4 that breaks off in a fragment's header opens only where FFmpeg cannot seek ahead to it."""
     try:
-        return av.open(url, metadata_errors="replace")
+        return av.open(url, metadata_errors="replace", options=options)
     except av.FFmpegError:
-        return av.open(url, metadata_errors="replace", options={"seekable": "0"})
+        return av.open(url, metadata_errors="replace", options={**options, "seekable": "0"})
+
+
+def _bound_pixels(path: Path, stream: Any) -> None:
+    """Refuses pictures of more than `MAX_PIXELS`, now and where the stream changes its size."""
+    if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
+        raise ValueError(f"{path} has pictures of more than {MAX_PIXELS >> 20} million pixels; make them smaller first")
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
 
 
 def _clock_of(stream: Any) -> StreamClock:
