@@ -72,6 +72,8 @@ class Answer:
         finish_reason: None while it goes on.
         place: n while it is the n-th of the questions whose time has come and that wait for room, else 0.
         memory, frames, vision: as they were when it was asked.
+        num_tokens: generated so far.
+        num_prompt_tokens: that its first token was made from: what memory brought back, window, open frames, question.
         choices: the options that the question gave.
         num_earlier: how many earlier turns it was asked with, None without a dialogue.
         num_left_out: how many more there were, which had no room.
@@ -97,6 +99,7 @@ class Answer:
         self.frames: Counters | None = None
         self.vision: VisionTokens | None = None
         self.num_tokens = 0
+        self.num_prompt_tokens = 0
         self.place = 0
         self._pieces: list[str] = []
         self._error: Exception | None = None

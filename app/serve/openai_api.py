@@ -1,0 +1,5 @@
+"""OpenAI."""
+
+from fastapi import APIRouter
+
+router = APIRouter(prefix="/v1")
