@@ -16,6 +16,15 @@ def static(name: str) -> str:
     return (STATIC / name).read_text(encoding="utf-8")
 
 
+def filled(name: str, **values: str) -> str:
+    """A file of the page with HTML in its {{places}}; each value has one."""
+    text = static(name)
+    for place, value in values.items():
+        assert f"{{{{{place}}}}}" in text, f"{name} has no place for {place}"
+        text = text.replace(f"{{{{{place}}}}}", value)
+    return text
+
+
 def data(values: Mapping[str, object]) -> str:
     """Attributes `data-name="value"`, escaped; None and "" are left out."""
     return "".join(f' data-{name}="{escape(str(value))}"' for name, value in values.items() if value not in (None, ""))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported; nothing may leave the machine
@@ -16,7 +17,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 import gradio as gr
 
 from vstream.app.serve.page.chat import conversation
-from vstream.app.serve.page.html import notice, options, static
+from vstream.app.serve.page.html import filled, notice, options, static
 from vstream.app.serve.page.routes import router
 from vstream.app.serve.page.visit import Panels, Visit
 
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from vstream.answer import Answer
+    from vstream.app.serve.allowed import SourcePolicy
     from vstream.app.serve.hub import Hub
+    from vstream.app.serve.uploads import Uploads
 
 TICK_SECONDS = 1.0
 WORDS_SECONDS = 0.15
@@ -42,28 +45,33 @@ QUIET: dict[str, Any] = {
 """How the page's events run: side by side, without Gradio's spinners, and in no API."""
 
 
-def mount_page(app: FastAPI, hub: Hub) -> FastAPI:
+def mount_page(app: FastAPI, hub: Hub, policy: SourcePolicy, uploads: Uploads | None = None) -> FastAPI:
     """Puts the page at "/" and its routes below /v1; to be called after all other routes are there.
 
-    Expects a `Stopping` at `app.state.stopping`.
+    Args:
+        app: with the API's routes, which page.js uses, and a `Stopping` at `app.state.stopping`.
+        hub: what the page shows.
+        policy: says on the page what may be opened.
+        uploads: None where the server takes none.
     """
     app.include_router(router(hub))
+    page = build(hub, policy.describe(), takes_uploads=uploads is not None)
     fonts = ["system-ui", "sans-serif"]
     head = f"<style>{static('page.css')}</style><script>{static('page.js')}</script>"
     mounted: FastAPI = gr.mount_gradio_app(
-        app, build(hub), path="/", server_name="127.0.0.1", theme=gr.themes.Base(font=fonts, font_mono=["monospace"]),
-        head=head, footer_links=[], run_history=False, show_error=False, ssr_mode=False, enable_monitoring=False,
+        app, page, path="/", server_name="127.0.0.1", theme=gr.themes.Base(font=fonts, font_mono=["monospace"]), head=head,
+        footer_links=[], run_history=False, show_error=False, ssr_mode=False, enable_monitoring=False,
         mcp_server=False, pwa=False, max_file_size=0,
     )  # fmt: skip
     return mounted
 
 
-def build(hub: Hub) -> gr.Blocks:
-    """The page, not mounted yet."""
+def build(hub: Hub, may_open: str, *, takes_uploads: bool = True) -> gr.Blocks:
+    """The page, not mounted yet; `may_open` says what sources there are."""
     page: gr.Blocks = gr.Blocks(title="vstream", analytics_enabled=False, fill_width=True)
     with page:
         visit = gr.State(None)
-        panels = _lay_out(hub)
+        panels = _lay_out(_begin(hub, may_open, takes_uploads))
         everything = list(panels)
 
         def load(request: gr.Request) -> tuple[Any, ...]:
@@ -81,15 +89,25 @@ def _html(value: str = "", **more: Any) -> gr.HTML:
     return gr.HTML(value, apply_default_css=False, **{"js_on_load": None, **more})
 
 
-def _lay_out(hub: Hub) -> Any:
+def _begin(hub: Hub, may_open: str, takes_uploads: bool) -> str:
+    """What is seen first."""
+    return filled(
+        "home.html",
+        models=options(hub.models, {}),
+        presets=options(("", *hub.presets), {"": "the model's own"}),
+        may_open=escape(may_open),
+        no_uploads="" if takes_uploads else "hidden",
+    )
+
+
+def _lay_out(begin: str) -> Any:
     """All parts, in their places; those that change."""
     parts: dict[str, gr.HTML] = {}
     with gr.Column(elem_id="page"):
         parts["top"] = _html(elem_id="top")
         _html(static("top.html"))
         with gr.Column(elem_id="home"):
-            pickers = options(hub.models, {}), options(("", *hub.presets), {"": "the model's own"})
-            _html(static("home.html").replace("MODELS", pickers[0]).replace("PRESETS", pickers[1]))
+            _html(begin)
             parts["home_notice"], parts["shelf"] = _html(), _html()
         with gr.Row(elem_id="watch"):
             with gr.Column(elem_id="left"):

@@ -1,7 +1,7 @@
 """What the page fetches by URL: the live view, recordings, evidence, and conversations to take away.
 
-Pictures of any time are the API's (/v1/streams/ID/frames/SECONDS.jpg). Knows nothing of how the page looks. Errors are
-HTTP's, with one sentence.
+Pictures of any time are the API's (/v1/streams/ID/frames/SECONDS.jpg). Knows nothing of how the page looks. Errors
+are the API's.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
-from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, StreamingResponse
 
-from vstream.app.serve.library import UnknownStreamError
+from vstream.app.serve.errors import ApiError
 from vstream.app.serve.page.chat import moment_of
 from vstream.app.serve.page.export import file_name, to_json, to_markdown
 
@@ -34,36 +34,30 @@ LASTING = {"Cache-Control": "private, max-age=3600"}
 
 def router(hub: Hub) -> APIRouter:
     """The routes, on one hub."""
-    routes = APIRouter(prefix="/v1/streams/{stream_id}", tags=["pictures"])
-
-    def find(stream_id: str) -> Stream:
-        try:
-            return hub.stream(stream_id)
-        except UnknownStreamError as error:
-            raise HTTPException(404, str(error)) from error
+    routes = APIRouter(prefix="/v1/streams/{stream_id}", include_in_schema=False)
 
     @routes.get("/live.mjpg", response_class=StreamingResponse)
     async def live(stream_id: str, request: Request) -> StreamingResponse:
         """The newest picture, again and again (multipart/x-mixed-replace), until the stream is closed."""
-        parts = live_parts(find(stream_id), request)
+        parts = live_parts(hub.stream(stream_id), request)
         return StreamingResponse(parts, media_type=f"multipart/x-mixed-replace; boundary={BOUNDARY}", headers=FRESH)
 
     @routes.get("/source", response_class=FileResponse)
     def source(stream_id: str) -> FileResponse:
         """The recorded file that is watched; ranges can be asked for."""
-        file = find(stream_id).file
+        file = hub.stream(stream_id).file
         if file is None or not file.is_file():
-            raise HTTPException(404, "this stream has no recorded file that could be played")
+            raise ApiError(404, "this stream has no recorded file that could be played")
         return FileResponse(file, content_disposition_type="inline")
 
     @routes.get("/turns/{number}/evidence/{index}.jpg", response_class=Response)
     def evidence(stream_id: str, number: int, index: int) -> Response:
         """A picture that an answer saw; for answers of an earlier run the remembered one nearest to it."""
-        stream = find(stream_id)
+        stream = hub.stream(stream_id)
         try:
             found = stream.turn(number).answer.evidence[index]
         except LookupError as error:
-            raise HTTPException(404, f"question {number} has no evidence {index}") from error
+            raise ApiError(404, f"question {number} has no evidence {index}") from error
         if found.picture and found.picture_seconds is not None:
             return _picture((found.picture, found.picture_seconds))
         return _picture(stream.picture(moment_of(found)))
@@ -71,13 +65,13 @@ def router(hub: Hub) -> APIRouter:
     @routes.get("/conversation.md", response_class=Response)
     def markdown(stream_id: str) -> Response:
         """The conversation with its evidence, to read anywhere."""
-        stream = find(stream_id)
+        stream = hub.stream(stream_id)
         return _download(to_markdown(stream), "text/markdown; charset=utf-8", file_name(stream, "md"))
 
     @routes.get("/conversation.json", response_class=Response)
     def plain(stream_id: str) -> Response:
         """The conversation with its evidence, for programs."""
-        stream = find(stream_id)
+        stream = hub.stream(stream_id)
         return _download(to_json(stream), "application/json", file_name(stream, "json"))
 
     return routes
@@ -124,7 +118,7 @@ def _part(view: LiveView) -> bytes:
 
 def _picture(found: tuple[bytes, float] | None) -> Response:
     if found is None:
-        raise HTTPException(404, "no picture of that time is kept")
+        raise ApiError(404, "no picture of that time is kept")
     return Response(found[0], media_type="image/jpeg", headers={**LASTING, "X-Stream-Seconds": f"{found[1]:.3f}"})
 
 

@@ -34,7 +34,8 @@
       live();
       remember(shown.stream);
     }
-    if (camera && !` ${shown.streams} `.includes(` ${camera.stream} `)) stopCamera();
+    if (camera?.shown && !` ${shown.streams} `.includes(` ${camera.stream} `)) stopCamera();
+    if (camera && camera.stream === shown.stream) camera.shown = true;
     playLive();
   }
   function remember(stream) {
@@ -65,15 +66,22 @@
   function playLive() {
     const image = $("live");
     if (!image) return;
-    const wanted = shown.stream && !moment && !document.hidden ? `/v1/streams/${shown.stream}/live.mjpg` : "";
-    if (image.dataset.plays === wanted) return;
-    image.dataset.plays = wanted;
-    if (wanted) image.src = wanted;
-    else image.removeAttribute("src"); // the connection is given back: browsers have only six for a server
-    if (!moment) image.hidden = !wanted;
+    const own = camera !== null && camera.stream === shown.stream; // one's own webcam needs no server to be seen
+    const wanted = shown.stream && !moment && !own && !document.hidden ? `/v1/streams/${shown.stream}/live.mjpg` : "";
+    $("mine").srcObject = own ? camera.media : null;
+    if (own) $("mine").play().catch(() => {}); // refused where nobody looks; it is tried again at the next change
+    if (image.dataset.plays !== wanted) {
+      image.dataset.plays = wanted;
+      if (wanted) image.src = wanted;
+      else image.removeAttribute("src"); // the connection is given back: browsers have only six for a server
+    }
+    if (!moment) view("live");
   }
   function view(which) {
-    for (const id of ["live", "replay", "still"]) $(id).hidden = id !== which;
+    const own = camera !== null && camera.stream === shown.stream;
+    $("live").hidden = which !== "live" || own || !$("live").dataset.plays;
+    $("mine").hidden = which !== "live" || !own;
+    for (const id of ["replay", "still"]) $(id).hidden = id !== which;
     $("back").hidden = which === "live";
     $("moment").hidden = which !== "still";
     if (which === "live") delete root.dataset.seeking;
@@ -83,7 +91,6 @@
     moment = null;
     if (!$("live")) return;
     $("replay").pause();
-    view("live");
     mark();
     playLive();
   }
@@ -163,7 +170,7 @@
 
   // Webcam -----------------------------------------------------------------------------------------------------------
 
-  let camera = null; // { stream, media, socket, timer }
+  let camera = null; // { stream, media, socket, timer, shown }
   const CAMERA_SENTENCES = {
     NotAllowedError: "The browser was not allowed to use the camera; allow it beside the address, then try again.",
     NotFoundError: "This browser finds no camera; plug one in, then try again.",
