@@ -56,12 +56,11 @@ def mount_page(app: FastAPI, hub: Hub, policy: SourcePolicy, uploads: Uploads | 
     """
     app.include_router(router(hub))
     page = build(hub, policy.describe(), takes_uploads=uploads is not None)
-    fonts = ["system-ui", "sans-serif"]
+    theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"])
     head = f"<style>{static('page.css')}</style><script>{static('page.js')}</script>"
     mounted: FastAPI = gr.mount_gradio_app(
-        app, page, path="/", server_name="127.0.0.1", theme=gr.themes.Base(font=fonts, font_mono=["monospace"]), head=head,
-        footer_links=[], run_history=False, show_error=False, ssr_mode=False, enable_monitoring=False,
-        mcp_server=False, pwa=False, max_file_size=0,
+        app, page, path="/", server_name="127.0.0.1", theme=theme, head=head, footer_links=[], run_history=False,
+        show_error=False, ssr_mode=False, enable_monitoring=False, mcp_server=False, pwa=False, max_file_size=0,
     )  # fmt: skip
     return mounted
 
