@@ -31,7 +31,7 @@ from vstream.app.serve.allowed import SourcePolicy
 from vstream.app.serve.hub import Hub
 from vstream.app.serve.library import Library
 from vstream.app.serve.options import ServeOptions
-from vstream.app.serve.page.media import router as media
+from vstream.app.serve.page.routes import router as media
 from vstream.app.serve.server import build_app
 from vstream.app.serve.serving import listen, make_server
 from vstream.app.serve.stopping import Stopping
