@@ -11,7 +11,7 @@ from av.video.reformatter import VideoReformatter
 
 from vstream.picture import encode_jpeg
 from vstream.sources.base import fitted_size
-from vstream.sources.file import open_container
+from vstream.sources.file import MAX_PIXELS, open_container
 from vstream.sources.pyav import video_streams
 
 EARLY_SECONDS = 0.001
@@ -37,9 +37,10 @@ def frame_at(path: Path, seconds: float, *, max_side: int) -> tuple[bytes, float
     Raises:
         ValueError, FileNotFoundError: if the file is no video, or gone.
     """
-    with open_container(path) as container:
+    with open_container(path, trusted=False) as container:
         stream = video_streams(container)[0]
         stream.thread_type = "AUTO"
+        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # the file is a stranger's
         start = stream.start_time or 0
         wanted = start + round((seconds + EARLY_SECONDS) / stream.time_base)
         try:
