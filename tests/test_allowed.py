@@ -108,7 +108,7 @@ def test_devices_pipes_and_system_folders_are_refused(videos: Path) -> None:
         for name in ("pipe.mp4", "s.mp4"):
             assert "neither a file nor a folder" in refusal(SourcePolicy([str(videos)]), str(videos / name))
     everything = SourcePolicy(["/"])
-    for text in ("/dev/zero", "/dev/stdin", "/proc/self/environ", "/proc/1/root/etc/passwd", "/sys"):
+    for text in ("/dev/zero", "/dev/stdin", "/proc/self/environ", "/proc/1/cwd/etc/passwd", "/sys"):
         assert "is not in a folder that this server may read" in refusal(everything, text)
     assert everything.open(str(videos / "deeper" / "ours.mp4"), max_side=64).file
     for folder in ("/proc", "/proc/self/fd", "/sys"):
@@ -230,13 +230,11 @@ def test_a_graph_reads_files_without_protection(video: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "codec"),
     [("v.mp4", "libx264"), ("v.mov", "libx264"), ("v.mkv", "libx265"), ("v.webm", "libvpx-vp9"), ("v.avi", "mpeg4"),
-     ("v.ts", "libx264"), ("v.mpg", "mpeg2video"), ("v.flv", "flv"), ("v.wmv", "wmv2"), ("v.ogv", "libtheora"),
+     ("v.ts", "libx264"), ("v.mpg", "mpeg2video"), ("v.flv", "flv"), ("v.wmv", "wmv2"), ("v.ogv", "libvpx"),
      ("v.gif", "gif"), ("v.mjpeg", "mjpeg"), ("v.h264", "libx264"), ("v.hevc", "libx265"), ("v.wtv", "mpeg2video"),
      ("v.mxf", "mpeg2video"), ("v.nut", "libx264"), ("v.ivf", "libvpx-vp9"), ("v.m4v", "mpeg4"), ("v.3gp", "mpeg4")],
 )  # fmt: skip
 def test_real_containers_open_as_ever(name: str, codec: str, videos: Path) -> None:
-    if codec not in av.codecs_available:
-        pytest.skip(f"this FFmpeg has no encoder {codec}")
     with av.open(str(videos / name), "w") as container:
         stream = container.add_stream(codec, rate=25)
         stream.width, stream.height = 176, 144
