@@ -20,6 +20,7 @@ import typer
 from vstream import __version__
 from vstream.app.interrupts import interrupts
 from vstream.app.options import Options, takes_options
+from vstream.app.serve.options import ServeOptions
 
 if TYPE_CHECKING:
     from vstream.app.watching import Run
@@ -135,6 +136,18 @@ def _show(run: Run, options: Options, *, to_end: bool, stay: bool = False, from_
     kind = JsonScreen if options.json else TerminalScreen
     with kind(pictures, to_end=to_end, reader=reader, stay=stay) as screen:
         return run(screen, to_end=to_end)
+
+
+@app.command()
+@takes_options
+def serve(*, options: ServeOptions) -> int:
+    """Opens a page for people and an API for programs: watch, ask, remember, in a browser.
+
+    Only this machine may come, unless --host says otherwise, which needs a token.
+    """
+    from vstream.app.serve.command import serve as run_server
+
+    return run_server(options)
 
 
 @app.command()

@@ -6,14 +6,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from vstream.app.desk import Watched
 from vstream.app.news import WATCHING
 
 if TYPE_CHECKING:
-    from vstream.session import Status
+    from vstream.app.desk import Watched
+    from vstream.ingest import Ingest
+    from vstream.session import Session, Status
 
 STATUS_EVERY_SECONDS = 0.5
 RATE_OVER_SECONDS = 10.0
@@ -71,14 +72,61 @@ class Rate:
         return (count - before) / (now_seconds - since) if now_seconds > since else 0.0
 
 
+class Gauge:
+    """One session, looked at again and again."""
+
+    def __init__(self, session: Session, label: str = "") -> None:
+        """`label` names it, its source's name unless given."""
+        self._session, self._label = session, label
+        self._decoded_rate, self._encoded_rate = Rate(), Rate()
+        self._status: Status | None = None
+
+    def fetch(self) -> None:
+        """Takes what may have to wait for a step of the engine; a session that is closed keeps what it had last."""
+        if not self._session.closed:
+            self._status = self._session.status()
+
+    def look(self) -> Look:
+        """How it stands, with what was fetched last; never waits for long."""
+        session, status = self._session, self._status
+        memory = status.memory if status else None
+        look = Look(
+            label=self._label or session.memory.source_name or "",
+            clock_seconds=session.memory.last_seconds,
+            blocks=dict(status.blocks) if status else {},
+            tier_bytes={"device": memory.device_bytes, "host": memory.host_bytes, "disk": memory.disk_bytes}
+            if memory
+            else {},
+            over=session.closed or session.ingest is None or session.ingest.drained,
+            failure=str(session.failure) if session.failure else None,
+        )
+        return look if session.ingest is None else self._watched(look, session.ingest)
+
+    def _watched(self, look: Look, ingest: Ingest) -> Look:
+        """With what is known of a source that is watched."""
+        source, counts, clock, now = ingest.source, ingest.counters(), ingest.clock_seconds, time.monotonic()
+        epoch, gaps = source.epoch_seconds if source.is_live else None, source.gaps
+        return replace(
+            look,
+            clock_seconds=clock,
+            duration_seconds=source.duration_seconds,
+            wall_seconds=None if epoch is None or clock is None else epoch + clock,
+            decoded_per_second=self._decoded_rate(now, counts.decoded),
+            encoded_per_second=self._encoded_rate(now, counts.encoded),
+            dropped=counts.dropped,
+            lag_seconds=self._session.lag_seconds,
+            state="" if source.state == WATCHING else source.state,
+            num_gaps=source.num_gaps,
+            last_gap_seconds=gaps[-1].end_seconds - gaps[-1].start_seconds if gaps else 0.0,
+        )
+
+
 class Lookout:
     """Looks at all sources; what may have to wait for a step of the engine is fetched on a thread of its own."""
 
     def __init__(self, watched: Sequence[Watched]) -> None:
         """Nothing is fetched before it is entered."""
-        self._watched = watched
-        self._rates = {one: (Rate(), Rate()) for one in watched}
-        self._statuses: dict[Watched, Status] = {}
+        self._gauges = [Gauge(one.session, one.label) for one in watched]
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._fetch, name="lookout", daemon=True)
 
@@ -93,37 +141,9 @@ class Lookout:
 
     def looks(self) -> list[Look]:
         """How all sources stand; never waits for long."""
-        return [self._look(one) for one in self._watched]
+        return [gauge.look() for gauge in self._gauges]
 
     def _fetch(self) -> None:
         while not self._stopping.wait(STATUS_EVERY_SECONDS):
-            for one in self._watched:
-                if not one.session.closed:
-                    self._statuses[one] = one.session.status()
-
-    def _look(self, one: Watched) -> Look:
-        session, status, now = one.session, self._statuses.get(one), time.monotonic()
-        assert session.ingest is not None, "what is watched has an ingest"
-        source, counts, clock = session.ingest.source, session.ingest.counters(), session.ingest.clock_seconds
-        decoded_rate, encoded_rate = self._rates[one]
-        epoch = source.epoch_seconds if source.is_live else None
-        memory, gaps = status.memory if status else None, source.gaps
-        return Look(
-            label=one.label or source.name,
-            clock_seconds=clock,
-            duration_seconds=source.duration_seconds,
-            wall_seconds=None if epoch is None or clock is None else epoch + clock,
-            decoded_per_second=decoded_rate(now, counts.decoded),
-            encoded_per_second=encoded_rate(now, counts.encoded),
-            dropped=counts.dropped,
-            lag_seconds=session.lag_seconds,
-            blocks=dict(status.blocks) if status else {},
-            tier_bytes={"device": memory.device_bytes, "host": memory.host_bytes, "disk": memory.disk_bytes}
-            if memory
-            else {},
-            state="" if source.state == WATCHING else source.state,
-            num_gaps=source.num_gaps,
-            last_gap_seconds=gaps[-1].end_seconds - gaps[-1].start_seconds if gaps else 0.0,
-            over=one.over,
-            failure=str(session.failure) if session.failure else None,
-        )
+            for gauge in self._gauges:
+                gauge.fetch()

@@ -1,4 +1,4 @@
-"""The options that `vstream ask` and `vstream watch` share, declared once, and what they mean to an engine.
+"""The options that `vstream ask`, `watch` and `serve` share, declared once, and what they mean to an engine.
 
 This module knows nothing of terminals or of how answers are shown.
 """
@@ -32,21 +32,14 @@ def _option(help_text: str, *names: str, panel: str | None = None, metavar: str 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """Options as given; None is "not given", and leaves the default of `vstream.config` in place."""
+class SessionOptions:
+    """Which model, and how a session watches; None is "not given", and leaves the default of `vstream.config`."""
 
     model: Annotated[
         str | None,
         _option("What reads the video: a name from `vstream models`, a checkpoint's folder or its name on the hub."),
     ] = None
     fps: Annotated[float | None, _option("Frames taken per second of video (1).")] = None
-    memory: Annotated[
-        Path | None,
-        _option(
-            "Folder where the memory is kept, and goes on from; with several sources, it holds a folder for each.",
-            metavar="DIR",
-        ),
-    ] = None
     retrieve: Annotated[int | None, _option("Tokens of past detail brought back for a question.")] = None
     window: Annotated[int | None, _option("Most recent tokens, always seen by answers.")] = None
     preset: Annotated[
@@ -67,10 +60,6 @@ class Options:
         float | None,
         _option("Leaves out parts of frames that are more alike than this cosine to what their clip showed there."),
     ] = None
-    reader: Annotated[str, _option("What reads files: av or decord.")] = "av"
-    transport: Annotated[str | None, _option("How rtsp:// cameras send: tcp or udp (tcp).")] = None
-    evidence_dir: Annotated[Path | None, _option("Folder for the answers' pictures (JPEG).", metavar="DIR")] = None
-    json: Annotated[bool, typer.Option("--json", help="One line of JSON per answer on stdout, nothing else.")] = False
     max_tokens: Annotated[int | None, _option("Longest answer, in tokens (64).", panel="Answers")] = None
     temperature: Annotated[float | None, _option("0 is greedy, the default.", panel="Answers")] = None
     top_p: Annotated[float | None, _option("Nucleus sampling, in (0, 1].", panel="Answers")] = None
@@ -184,6 +173,23 @@ class Options:
         Config(**settings)  # refuses what will not do before a model is loaded
         return settings
 
+
+@dataclass(frozen=True, kw_only=True)
+class Options(SessionOptions):
+    """What `vstream ask` and `vstream watch` take besides."""
+
+    memory: Annotated[
+        Path | None,
+        _option(
+            "Folder where the memory is kept, and goes on from; with several sources, it holds a folder for each.",
+            metavar="DIR",
+        ),
+    ] = None
+    reader: Annotated[str, _option("What reads files: av or decord.")] = "av"
+    transport: Annotated[str | None, _option("How rtsp:// cameras send: tcp or udp (tcp).")] = None
+    evidence_dir: Annotated[Path | None, _option("Folder for the answers' pictures (JPEG).", metavar="DIR")] = None
+    json: Annotated[bool, typer.Option("--json", help="One line of JSON per answer on stdout, nothing else.")] = False
+
     def open_source(self, given: str, max_side: int) -> Source:
         """Opens what the user named, frames at most `max_side` pixels long.
 
@@ -217,17 +223,22 @@ def _ram_mib() -> int:
 
 
 def takes_options(function: Callable[..., Result]) -> Callable[..., Result]:
-    """Gives a typer command, which takes an `Options` as `options`, every field of it as an option of its own."""
-    own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name != "options"]
-    hints = get_type_hints(Options, include_extras=True)
+    """Gives a typer command every field of the dataclass that it takes as `options` as an option of its own.
+
+    Those that the dataclass shares with others come last in the help.
+    """
+    parameters = inspect.signature(function, eval_str=True).parameters
+    kind: type[Any] = parameters["options"].annotation
+    own = [p for p in parameters.values() if p.name != "options"]
+    hints = get_type_hints(kind, include_extras=True)
     added = [
         inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=hints[one.name])
-        for one in fields(Options)
+        for one in sorted(fields(kind), key=lambda one: one.name not in kind.__annotations__)
     ]
 
     @functools.wraps(function)
     def command(*args: Any, **kwargs: Any) -> Result:
-        options = Options(**{one.name: kwargs.pop(one.name) for one in added})
+        options = kind(**{one.name: kwargs.pop(one.name) for one in added})
         return function(*args, options=options, **kwargs)
 
     keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]

@@ -60,7 +60,7 @@ def digest(block: Block, *, block_id: int, level: int, keep_tokens: int) -> Bloc
     one as in k-centre clustering). Novel is what is far from all kept so far, and from all of earlier frames: of what
     stays the same its beginning is kept, which says when it came. The first token of a frame has the price of the
     frame's timestamp and markers too, which stay with it: where they are most of the tokens, few frames are kept well
-    rather than many badly. The others go: averaged into the nearest kept they blur it (3 of 100 answers of `tiny`).
+    rather than many badly. The others go: averaged into the nearest kept they blur it.
     Weight, times, representative and picture stay.
 
     Args:
@@ -162,8 +162,9 @@ def _salient(seen: Tensor, frame_of: Tensor, num_text: Tensor, budget: int) -> T
     norms = seen[:, 1].square().sum(dim=(0, 1, 3)).sqrt().clamp_min(1e-12)
     keys = _flat_keys(seen - seen.mean(dim=3, keepdim=True))  # what all have in common tells none apart
     frame_of, num_text = frame_of.to(norms.device), num_text.to(norms.device)
+    apart = (1 - keys @ keys.T).clamp_min(0.0)
     earlier = frame_of[None, :] < frame_of[:, None]
-    fresh = (1 - (keys @ keys.T).masked_fill(~earlier, -1.0).amax(dim=1)).clamp_min(0.0)
+    fresh = apart.masked_fill(~earlier, 2.0).amin(dim=1)
     chosen, far = list[int](), torch.full_like(norms, 2.0)
     while True:
         prices = 1 + num_text[frame_of]
@@ -177,7 +178,7 @@ def _salient(seen: Tensor, frame_of: Tensor, num_text: Tensor, budget: int) -> T
         chosen.append(best)
         budget -= int(prices[best])
         num_text[frame_of[best]] = 0
-        far = torch.minimum(far, (1 - keys @ keys[best]).clamp_min(0.0))
+        far = torch.minimum(far, apart[best])
 
 
 def _typical_frame(block: Block) -> float:

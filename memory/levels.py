@@ -91,7 +91,7 @@ class Spread(Detail):
 
 @dataclass(frozen=True)
 class Digest(Level):
-    """A third of a block's tokens, and as many more as take no more room: the salient ones, the rest merged into them.
+    """A third of a block's tokens, and as many more as take no more room: the salient ones.
 
     Attributes:
         fill: the most tokens that take no more bytes than those of a form.

@@ -88,7 +88,7 @@ class Candidates:
 
     def pieces(self) -> Iterator[Candidates]:
         """The same blocks, some at a time."""
-        return map(self.at, (self.kept_extra or self.kept_keys).parts())
+        return map(self.at, (self.kept_keys if self.kept_extra is None else self.kept_extra).parts())
 
     def at(self, places: slice | npt.NDArray[np.int64]) -> Candidates:
         """Only the blocks at some places, in that order."""

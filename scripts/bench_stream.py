@@ -154,7 +154,7 @@ class SyntheticSource(Source):
         """Features [P, E] of a frame, or its picture [H, W, 3]."""
         return self._table[number // SCENE_FRAMES * 37 % len(self._table)]
 
-    def _image(self, picture: int) -> Any:
+    def _image(self, picture: int, max_side: int) -> Any:
         return self.image(picture)
 
 

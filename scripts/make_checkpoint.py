@@ -6,7 +6,7 @@
 The tokenizer is SmolLM2's, from the installed embedded model, with the family's own special tokens. The chat template
 is written from the family's documentation, not copied from a repository. Weights are random, and spread widely enough
 that every token matters: such a model says nothing sensible, but what it says depends on every frame. What a family
-has in its files is in `recipes/`, one module each.
+has in its files is in `recipes/`, a module by `model_type`.
 """
 
 from __future__ import annotations
@@ -25,19 +25,10 @@ from torch import nn
 
 from vstream.models.embedded import fetch
 from vstream.models.embedded.convert import LANGUAGE
+from vstream.models.families import FAMILIES as SERVED
 from vstream.models.loading import quiet_transformers
 
-FAMILIES = {  # by `model_type`; a module has recipe() -> Recipe
-    "llava_onevision": "recipes.llava_onevision",
-    "qwen2_vl": "recipes.qwen2_vl",
-    "qwen2_5_vl": "recipes.qwen2_5_vl",
-    "qwen3_vl": "recipes.qwen3_vl",
-    "qwen3_vl_moe": "recipes.qwen3_vl_moe",
-    "smolvlm": "recipes.smolvlm",
-    "idefics3": "recipes.idefics3",
-    "internvl": "recipes.internvl",
-    "llava_next_video": "recipes.llava_next_video",
-}
+FAMILIES = tuple(family.model_type for family in SERVED)
 _MATRIX_GAIN = 1.5  # of a matrix's outputs over its inputs
 _ROUND = 64  # vocabularies are padded to such a number, as the hub's are
 
@@ -46,7 +37,7 @@ def make_checkpoint(family: str, folder: Path, *, seed: int = 0, tokenizer_file:
     """Fills `folder`, which need not exist, with a checkpoint of about 15 to 30 MB in float32.
 
     Args:
-        family: a key of `FAMILIES`.
+        family: one of `FAMILIES`.
         folder: what lies in it under the same names is replaced.
         seed: of the weights.
         tokenizer_file: a `tokenizer.json` other than SmolLM2's.
@@ -70,7 +61,7 @@ def recipe_of(family: str) -> Recipe:
     """
     if family not in FAMILIES:
         raise ValueError(f"there is no recipe for {family!r}; choose from {', '.join(FAMILIES)}")
-    found: Recipe = importlib.import_module(FAMILIES[family]).recipe()
+    found: Recipe = importlib.import_module(f"recipes.{family}").recipe()
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +22,13 @@ from transformers import (
     SmolLM3Config,
 )
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+from recipes import square_pictures
+from recipes.llava_onevision import TEMPLATE
+
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>"]
-TEMPLATE = (  # as llava-hf's: pictures first, then videos, then text
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + ' ' }}"
-    "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\\n' }}{% endfor %}"
-    "{% for content in message['content'] | selectattr('type', 'equalto', 'video') %}{{ '<video>\\n' }}{% endfor %}"
-    "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}"
-    "{{ '\\n' + content['text'] }}{% endfor %}{{ '<|im_end|>' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
 TEXT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"  # a tokenizer's own
-PICTURES = {
-    "do_convert_rgb": True, "do_normalize": True, "do_rescale": True, "do_resize": True,
-    "image_mean": [0.5, 0.4, 0.6], "image_std": [0.5, 0.25, 0.3], "resample": 3, "rescale_factor": 1 / 255,
-    "size": {"height": 64, "width": 64},
-}  # fmt: skip
+PICTURES = square_pictures(64)
 _TEXT = {
     "qwen2": Qwen2Config, "qwen3": Qwen3Config, "llama": LlamaConfig, "smollm3": SmolLM3Config,
 }  # fmt: skip

@@ -37,7 +37,7 @@ class EndlessSource(Source):
             yield float(number), number
             number += 1
 
-    def _image(self, picture: int) -> Any:
+    def _image(self, picture: int, max_side: int) -> Any:
         return np.random.default_rng((0, picture)).standard_normal((4, 64)).astype(np.float32)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vstream.answer import Answer
 from vstream.batch import DecodeBatch, RunningAnswer
-from vstream.cache import place
+from vstream.cache import Placed, place
 from vstream.config import Config, DecodeOptions
 from vstream.models.base import Adapter
 from vstream.models.random import RandomLlama
@@ -36,7 +36,7 @@ class ListSource(Source):
         for frame in self._listed:
             yield frame.pts_seconds, frame
 
-    def _image(self, picture: Frame) -> Any:
+    def _image(self, picture: Frame, max_side: int) -> Any:
         return picture.image
 
 
@@ -174,6 +174,17 @@ def watched(adapter: Adapter, frames: Sequence[Frame], **settings: Any) -> Sessi
     session = Session(adapter, ListSource(frames), small_config(**settings))
     pump_all(session)
     return session
+
+
+def watch_with_a_shifted_clip(adapter: Adapter, frames: Sequence[Frame], **settings: Any) -> None:
+    """The first clip is said to begin one position later, which the window's keys then follow."""
+    session = Session(adapter, ListSource(frames), small_config(**settings))
+    assert session.ingest
+    session.ingest.pump(session.config.clip_frames)
+    session.step()
+    first = session.memory.cache.window[0]
+    session.memory.cache.window[0] = Placed(first.meta, first.start.clone() + 1)
+    pump_all(session)
 
 
 @torch.inference_mode()

@@ -314,7 +314,7 @@ def test_only_wanted_frames_are_converted(monkeypatch):
     with open_source(SYNTHETIC, max_side=160) as camera:
         converted = []
         image = camera._image
-        monkeypatch.setattr(camera, "_image", lambda picture: converted.append(1) or image(picture))
+        monkeypatch.setattr(camera, "_image", lambda *args: converted.append(1) or image(*args))
         for frame in camera.frames(lambda pts_seconds: pts_seconds >= 0.45):
             assert frame.pts_seconds == pytest.approx(0.5)
             break

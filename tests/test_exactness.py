@@ -21,13 +21,14 @@ from streams import (
     pump_all,
     run,
     small_config,
+    watch_with_a_shifted_clip,
     watched,
 )
 from torch import Tensor
 
 from vstream.answer_cache import AnswerCache
 from vstream.answering import make_prompt
-from vstream.cache import Placed, place, unplace
+from vstream.cache import place, unplace
 from vstream.models.random import RandomLlama
 from vstream.session import Session
 
@@ -89,13 +90,7 @@ def test_streaming_differs_where_it_must() -> None:
     assert difference(streamed, offline) > 1e-2
 
     adapter.hidden.clear()
-    session = Session(adapter, ListSource(frames), small_config(window_tokens=COVERING))
-    assert session.ingest
-    session.ingest.pump(2)
-    session.step()
-    first = session.memory.cache.window[0]
-    session.memory.cache.window[0] = Placed(first.meta, first.start.clone() + 1)
-    pump_all(session)
+    watch_with_a_shifted_clip(adapter, frames, window_tokens=COVERING)
     assert difference(adapter.head(torch.cat(adapter.hidden)), offline) > 1e-2
 
 

@@ -19,28 +19,25 @@ from family_inputs import FLOAT32_ALONE, INPUTS, Stock
 from streams import (
     QUESTION,
     TOLERANCE,
-    ListSource,
     answer_logits,
     assert_window_is_placed,
     difference,
     forget_all_but,
-    pump_all,
     recording,
-    small_config,
+    watch_with_a_shifted_clip,
     watched,
 )
 from torch import Tensor
 from transformers import DynamicCache
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+import recipes as recipe_modules
 from make_checkpoint import FAMILIES, make_checkpoint
 
-from vstream.cache import Placed, place, unplace
+from vstream.cache import place, unplace
 from vstream.memory.block import TokenKind
 from vstream.models import load_adapter
 from vstream.models.base import Adapter
-from vstream.models.families import FAMILIES as SERVED
-from vstream.session import Session
 from vstream.types import Frame
 
 COVERING = 2048
@@ -108,9 +105,9 @@ def pictures(count: int, size: tuple[int, int] = (50, 70), seed: int = 0) -> lis
 
 
 def test_every_family_that_is_served_is_tried_here() -> None:
-    served = {family.model_type for family in SERVED}
-    assert served <= set(FAMILIES), "a family without a recipe in scripts/make_checkpoint.py"
-    assert set(INPUTS) == set(FAMILIES), "a recipe without a function in tests/family_inputs.py, or the reverse"
+    recipes = {path.stem for path in Path(recipe_modules.__file__).parent.glob("*.py")} - {"__init__"}
+    assert recipes == set(FAMILIES), "a family without a module in scripts/recipes, or the reverse"
+    assert set(INPUTS) == set(FAMILIES), "a family without a function in tests/family_inputs.py, or the reverse"
 
 
 @shapes
@@ -155,7 +152,7 @@ def test_what_must_differ_from_the_stock_forward_does(case: Case) -> None:
     assert difference(answered, stock[-len(answered) :]) > MUST_DIFFER
 
     case.adapter.hidden.clear()
-    watch_with_a_shifted_clip(case.adapter, frames)
+    watch_with_a_shifted_clip(case.adapter, frames, window_tokens=COVERING)
     streamed = case.streamed()
     assert difference(streamed, stock[: len(streamed)]) > MUST_DIFFER
 
@@ -164,17 +161,6 @@ def test_what_must_differ_from_the_stock_forward_does(case: Case) -> None:
 def few_tokens(case: Case, frames: list[Frame]) -> int:
     """Two clips of two frames."""
     return 2 * len(case.adapter.layout(frames[:2], case.adapter.encode(frames[:2])))
-
-
-def watch_with_a_shifted_clip(adapter: Adapter, frames: list[Frame]) -> None:
-    """The first clip is said to begin one position later, which the window's keys then follow."""
-    session = Session(adapter, ListSource(frames), small_config(window_tokens=COVERING))
-    assert session.ingest
-    session.ingest.pump(4)
-    session.step()
-    first = session.memory.cache.window[0]
-    session.memory.cache.window[0] = Placed(first.meta, first.start.clone() + 1)
-    pump_all(session)
 
 
 @pytest.mark.slow

@@ -118,7 +118,7 @@ def test_only_wanted_frames_are_converted_but_all_are_counted(reader, videos, mo
     source = open_with(reader, path)
     converted = []
     image = source._image
-    monkeypatch.setattr(source, "_image", lambda picture: converted.append(1) or image(picture))
+    monkeypatch.setattr(source, "_image", lambda *args: converted.append(1) or image(*args))
     asked = []
     with source:
         frames = list(source.frames(lambda pts_seconds: asked.append(pts_seconds) or len(asked) % 7 == 3))
@@ -273,7 +273,7 @@ def test_frames_whose_time_does_not_rise_are_counted_but_not_offered():
         def _pictures(self):
             yield from [(-0.5, 0), (0.0, 1), (0.4, 2), (0.4, 3), (0.2, 4), (0.5, 5)]
 
-        def _image(self, picture):
+        def _image(self, picture, max_side):
             return np.full((2, 2, 3), picture, np.uint8)
 
     source = Jumbled("jumbled", max_side=10)
@@ -559,3 +559,27 @@ def test_a_push_waits_for_room_and_an_interrupt_frees_both_sides():
     empty.close()
     reader.join(5)
     assert not reader.is_alive()
+
+
+def test_who_looks_on_sees_pictures_of_another_size_and_changes_nothing(videos):
+    path, times = videos["h264-mp4"]
+
+    class Onlooker:
+        max_side = 40
+
+        def __init__(self):
+            self.shown = []
+
+        def wants(self, pts_seconds):
+            return pts_seconds >= times[3]
+
+        def show(self, pts_seconds, image):
+            self.shown.append((pts_seconds, image.shape))
+
+    alone = [frame.image for frame in all_frames(open_source(path, max_side=80))]
+    source, onlooker = open_source(path, max_side=80), Onlooker()
+    source.viewer = onlooker
+    watched = [frame.image for frame in all_frames(source)]
+    assert all(np.array_equal(a, b) for a, b in zip(alone, watched, strict=True))
+    assert [seconds for seconds, _ in onlooker.shown] == pytest.approx(times[3:], abs=1e-3)
+    assert {shape for _, shape in onlooker.shown} == {(30, 40, 3)}

@@ -72,6 +72,8 @@ class Answer:
         finish_reason: None while it goes on.
         place: n while it is the n-th of the questions whose time has come and that wait for room, else 0.
         memory, frames, vision: as they were when it was asked.
+        num_tokens: generated so far.
+        num_prompt_tokens: that its first token was made from: what memory brought back, window, open frames, question.
         choices: the options that the question gave.
         num_earlier: how many earlier turns it was asked with, None without a dialogue.
         num_left_out: how many more there were, which had no room.
@@ -97,12 +99,14 @@ class Answer:
         self.frames: Counters | None = None
         self.vision: VisionTokens | None = None
         self.num_tokens = 0
+        self.num_prompt_tokens = 0
         self.place = 0
         self._pieces: list[str] = []
         self._error: Exception | None = None
         self._changed = threading.Condition()
         self._cancelled = threading.Event()
         self._wake = wake
+        self._listeners: list[Callable[[], None]] = []
         self._received = time.perf_counter()
         self._first_token: float | None = None
         self._finished: float | None = None
@@ -161,6 +165,19 @@ class Answer:
         self._cancelled.set()
         self._wake()
 
+    def subscribe(self, listener: Callable[[], None]) -> None:
+        """Has `listener` called after each piece of text and at the end, by the thread that makes the answer.
+
+        It must return at once. What was there before is not told: look once after subscribing.
+        """
+        with self._changed:
+            self._listeners.append(listener)
+
+    def unsubscribe(self, listener: Callable[[], None]) -> None:
+        """Ends what `subscribe` began."""
+        with self._changed:
+            self._listeners.remove(listener)
+
     @property
     def cancelled(self) -> bool:
         """Whether `cancel` was called."""
@@ -204,7 +221,7 @@ class Answer:
                 self._first_token = time.perf_counter()
             if piece:
                 self._pieces.append(piece)
-                self._changed.notify_all()
+                self._tell()
 
     def finish(self, reason: FinishReason) -> None:
         """Ends it well."""
@@ -212,7 +229,7 @@ class Answer:
             if not self.done:
                 self.finish_reason = reason
                 self._finished = time.perf_counter()
-                self._changed.notify_all()
+                self._tell()
 
     def fail(self, error: Exception) -> None:
         """Ends it with an error, which its readers get."""
@@ -220,7 +237,13 @@ class Answer:
             if not self.done:
                 self._error = error
                 self._finished = time.perf_counter()
-                self._changed.notify_all()
+                self._tell()
+
+    def _tell(self) -> None:
+        """Wakes who waits, calls who listens; `_changed` is held."""
+        self._changed.notify_all()
+        for listener in self._listeners:
+            listener()
 
     def __repr__(self) -> str:
         state = "failed" if self._error else self.finish_reason or "running"

@@ -171,6 +171,7 @@ class Answerer:
         answer.evidence = tuple(sorted(evidence, key=lambda e: (-e.score, e.start_seconds))[:MAX_EVIDENCE])
         answer.recalled = tuple((meta.start_seconds, meta.end_seconds) for meta in recall.chosen.values())
         answer.snapshot_seconds = frames[-1].pts_seconds if frames else view.end_seconds
+        answer.num_prompt_tokens = max(layer.get_seq_length() for layer in cache.spans)
         decoding = Decoding(self._adapter, cache, self._adapter.head(hidden[-1]), prompt.cursor, options)
         return RunningAnswer(answer, decoding)
 

@@ -60,7 +60,8 @@ class Config:
         consolidation: how memory fades, see `vstream.memory.levels`.
         decode_steps: tokens of every running answer before a waiting clip is served.
         answer_bytes: budget of running answers' own keys and values; more questions than fit wait.
-        digest_share: part of the memory kept for the middle level, where a block keeps a third of its tokens.
+        digest_share: part of the memory kept for the middle level, where a block keeps a third of its tokens,
+            or as many as take no more room.
         gist_share: part of the memory kept for the last level, blocks of one short frame that merge for ever.
         gist_vision_tokens: vision tokens of a condensed block.
         detail_codec, digest_codec, gist_codec: how keys and values of a level are stored, see `vstream.memory.codec`.

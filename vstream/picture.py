@@ -6,6 +6,7 @@ import io
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -30,6 +31,13 @@ def jpeg_of(frame: Frame) -> bytes:
     image.thumbnail((MAX_SIDE, MAX_SIDE))
     encoded = (_encoded(image, quality) for quality in QUALITIES)
     return next(data for data in encoded if len(data) <= MAX_BYTES)
+
+
+def encode_jpeg(image: npt.NDArray[np.uint8], quality: int) -> bytes:
+    """A picture [height, width, 3] as JPEG, at its own size; quality from 1 to 95."""
+    from PIL import Image
+
+    return _encoded(Image.fromarray(image), quality)
 
 
 def _encoded(image: Image.Image, quality: int) -> bytes:

@@ -23,12 +23,12 @@ class Sizes:
     """What presets need to know.
 
     Attributes:
-        frame_tokens: of one frame, at most.
+        last_tokens: of the last `LAST_FRAMES` frames, at most.
         max_positions: of the model.
         window_tokens, retrieve_tokens, gist_tokens: as the model's own settings or the defaults have them.
     """
 
-    frame_tokens: int
+    last_tokens: int
     max_positions: int
     window_tokens: int
     retrieve_tokens: int
@@ -65,7 +65,7 @@ def _oracle(sizes: Sizes) -> Settings:
 
 def _last_frames(sizes: Sizes) -> Settings:
     """The last four frames, no memory (SimpleStream, arXiv 2604.02317)."""
-    return {**_no_past(), "window_tokens": LAST_FRAMES * sizes.frame_tokens, "clip_frames": LAST_FRAMES}
+    return {**_no_past(), "window_tokens": sizes.last_tokens, "clip_frames": LAST_FRAMES}
 
 
 def _sink_window(sizes: Sizes) -> Settings:
@@ -132,12 +132,14 @@ PRESETS: dict[str, Callable[[Sizes], Settings]] = {
 }  # fmt: skip
 """Settings by name, given a model's sizes."""
 
+SESSION_PRESETS = tuple(name for name in PRESETS if name != "oracle")
+"""Those that need not know the truth."""
+
 
 def check_preset(name: str) -> None:
     """Raises `ValueError` for a name that is no preset, or one that only who knows the truth can use."""
-    usable = [one for one in PRESETS if one != "oracle"]
-    if name not in usable:
-        raise ValueError(f"a preset must be one of {', '.join(usable)}, got {name!r}")
+    if name not in SESSION_PRESETS:
+        raise ValueError(f"a preset must be one of {', '.join(SESSION_PRESETS)}, got {name!r}")
 
 
 def preset_settings(name: str, adapter: Adapter, settings: Mapping[str, Any] | None = None) -> Settings:
@@ -153,7 +155,7 @@ def preset_settings(name: str, adapter: Adapter, settings: Mapping[str, Any] | N
     own = {**adapter.settings, **(settings or {})}
     config = Config(**own)
     sizes = Sizes(
-        adapter.max_frame_tokens, adapter.max_positions, config.window_tokens, config.retrieve_tokens,
+        adapter.most_tokens(LAST_FRAMES), adapter.max_positions, config.window_tokens, config.retrieve_tokens,
         config.gist_tokens,
     )  # fmt: skip
     return {**adapter.settings, **PRESETS[name](sizes), **(settings or {})}

@@ -7,6 +7,7 @@ nothing of sources, threads or how blocks come about.
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 SINK_ID = 0
 MAX_DIALOGUE_BYTES = 128 * 1024  # the state that holds it must stay below the store's limit
 MAX_GAPS_BYTES = 64 * 1024
+PICTURES_TRIED = 16  # blocks nearest to a time, for one that has a picture
 
 
 class Remembered(ABC):
@@ -167,6 +169,22 @@ class Remembered(ABC):
             raise ValueError(f"the stream was not watched before {first:%Y-%m-%d %H:%M:%S}; ask at a later time")
         epoch, _ = max(began, key=lambda pair: pair[1].start_seconds)
         return wall_seconds - epoch
+
+    def rows(self) -> Rows:
+        """Every block but the sink, in time order."""
+        return self._rows_until(np.inf)
+
+    def picture_near(self, seconds: float) -> tuple[bytes, float] | None:
+        """The kept picture nearest to a stream time, as JPEG, and its own time; None where there is none."""
+        rows = self.rows()
+        away = np.maximum(np.maximum(rows["start_seconds"] - seconds, seconds - rows["end_seconds"]), 0.0)
+        nearest = rows["id"][np.argsort(away, kind="stable")[:PICTURES_TRIED]].tolist()
+        found = [self.store.meta(block_id) for block_id in nearest]
+        pictured = [meta for meta in found if not math.isnan(meta.picture_seconds)]
+        if not pictured:
+            return None
+        meta = min(pictured, key=lambda meta: abs(meta.picture_seconds - seconds))
+        return self.store.picture(meta.id), meta.picture_seconds
 
     def num_blocks(self) -> dict[str, int]:
         """Blocks by level name."""

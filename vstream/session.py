@@ -32,6 +32,7 @@ from vstream.types import Clip, Frame, format_seconds
 
 if TYPE_CHECKING:
     from vstream.config import Config, DecodeOptions
+    from vstream.memory.columns import Rows
     from vstream.models.base import Adapter, Question
     from vstream.reduction import VisionTokens
     from vstream.sources import Source
@@ -331,8 +332,7 @@ class Session:
         with self._alone:
             if self._closed:
                 raise RuntimeError("the session is closed")
-            if self._prefill is None:  # whose view must not change
-                self.memory.refresh()
+            self._refresh()
             return self.memory.seconds_at(wall_seconds)
 
     def _take_due_question(self) -> tuple[Pending | None, bool]:
@@ -401,6 +401,27 @@ class Session:
                 waiting=len(self._questions),
                 ended=self.ingest is None or self.ingest.drained,
             )
+
+    def rows(self) -> Rows:
+        """Every block but the sink, in time order, as `vstream.memory.columns.COLUMNS`; none once it is closed."""
+        with self._alone:
+            if self._closed:
+                return self.memory.rows()[:0]
+            self._refresh()
+            return self.memory.rows()
+
+    def picture_near(self, seconds: float) -> tuple[bytes, float] | None:
+        """The kept picture nearest to a stream time, as JPEG, and its own time; None where there is none."""
+        with self._alone:
+            if self._closed:
+                return None
+            self._refresh()
+            return self.memory.picture_near(seconds)
+
+    def _refresh(self) -> None:
+        """Takes what another process has committed; not while a question is prefilled, whose view must not change."""
+        if self._prefill is None:
+            self.memory.refresh()
 
     @property
     def closed(self) -> bool:

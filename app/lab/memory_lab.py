@@ -39,7 +39,7 @@ class Recorded(WorldSource):
         super().__init__(world, side=SIDE)
         self._drawn = pictures
 
-    def _image(self, picture: float) -> Picture:
+    def _image(self, picture: float, max_side: int) -> Picture:
         return self._drawn[int(picture)]
 
 

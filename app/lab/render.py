@@ -181,5 +181,5 @@ class WorldSource(Source):
             yield seconds, seconds
             number += 1
 
-    def _image(self, picture: Any) -> npt.NDArray[Any]:
+    def _image(self, picture: Any, max_side: int) -> npt.NDArray[Any]:
         return draw(self.world, picture, side=self._side)

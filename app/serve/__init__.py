@@ -1,1 +1,1 @@
-"""The page and the API: one server for browsers and programs."""
+"""The server: a page for people and an API for programs, on one port."""

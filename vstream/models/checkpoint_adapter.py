@@ -7,6 +7,7 @@ memory or sessions, or of where checkpoints come from.
 from __future__ import annotations
 
 import importlib
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from types import MappingProxyType
@@ -25,13 +26,10 @@ from vstream.models.exact import check_config, check_moving, check_rotary
 from vstream.models.families import family_of
 from vstream.models.loading import end_tokens, load_model, load_tokenizer, readable
 from vstream.models.options import LoadOptions
-from vstream.models.pictures import PictureSpec, prepare
 from vstream.models.sizes import roomy_settings
 from vstream.models.spans import framed, join_spans, plain_span, question_of, timestamp
 from vstream.models.tokens import Tokens, timestamp_tokens
 from vstream.types import Frame, TokenSpan
-
-_FRAMES_AT_ONCE = 8
 
 
 class CheckpointAdapter(Adapter):
@@ -39,10 +37,8 @@ class CheckpointAdapter(Adapter):
 
     Attributes:
         model: the stock model.
-        pictures: how a picture is prepared, where all have one size.
         tokens: the checkpoint's tokenizer.
         turn: its chat template, cut.
-        tokens_per_frame: visual tokens P of a frame, where all have the same.
         options: how it was loaded.
         takes_max_pixels: whether the family reads `options.max_pixels`.
         prompt_version: of the family; rises when any text or picture step changes, so that memories made with another
@@ -97,38 +93,21 @@ class CheckpointAdapter(Adapter):
         """The stock model with the checkpoint's weights, where and as `options` say."""
         return load_model(model_class, checkpoint, self.options)
 
+    @abstractmethod
     def _read_pictures(self, settings: Mapping[str, Any], config: Any) -> None:
         """How pictures are prepared, by the processor's settings and the model's configuration.
 
         Raises:
             ValueError: where they do not belong together.
         """
-        self.pictures = PictureSpec.from_config(settings)
-        self.tokens_per_frame = self._count_tokens(config)
 
-    def _count_tokens(self, config: Any) -> int:
-        """P, from the model's configuration and `pictures`; `ValueError` where they do not belong together."""
-        raise NotImplementedError("a family whose pictures have one size counts its tokens")
-
-    def _look(self, pixels: Tensor) -> Tensor:
-        """Visual tokens [T, P, E], or all in one row, of prepared pictures [T, 3, H, W] that have one size."""
-        raise NotImplementedError("a family whose pictures have one size looks at them")
-
-    def _check_side(self, side: Any) -> None:
-        """Refuses a processor whose pictures are not squares of the vision tower's side, in pixels."""
-        if (self.pictures.height, self.pictures.width) != (side, side):
-            raise ValueError(
-                f"the processor of {self.name!r} makes pictures of {self.pictures.height} x {self.pictures.width}, but "
-                f"its vision tower takes {side} x {side}; fetch the checkpoint again"
-            )
-
+    @abstractmethod
     def _vision_tokens(self) -> tuple[int, int]:
         """The fewest and the most visual tokens of a group of frames."""
-        return self.tokens_per_frame, self.tokens_per_frame
 
+    @abstractmethod
     def _image_side(self) -> int:
-        """Longest side of a picture that is worth decoding: even the short side is seldom enlarged."""
-        return 2 * max(self.pictures.height, self.pictures.width)
+        """Longest side of a picture, in pixels, that is worth decoding."""
 
     def _end_of_video(self) -> TokenSpan:
         """What the model itself, not its text, puts once behind all frames; nothing unless the family does."""
@@ -141,17 +120,6 @@ class CheckpointAdapter(Adapter):
     def sink(self) -> TokenSpan:
         """What the chat template has before the video, and the family before the first frame."""
         return self._marker(self.turn.before_video + self.video_marks[0])
-
-    def encode(self, frames: Sequence[Frame]) -> Tensor:
-        """Visual tokens [T, P, E]; the vision tower sees a few frames at once."""
-        batches = (frames[start : start + _FRAMES_AT_ONCE] for start in range(0, len(frames), _FRAMES_AT_ONCE))
-        return torch.cat([self._encode_batch(batch) for batch in batches])
-
-    def _encode_batch(self, frames: Sequence[Frame]) -> Tensor:
-        tokens = self._look(prepare(frames, self.pictures).to(self.device, self.dtype))
-        shape = (len(frames), self.tokens_per_frame)
-        assert tokens.shape[:-1].numel() == shape[0] * shape[1], f"got tokens {list(tokens.shape)}, expected {shape}"
-        return tokens.reshape(*shape, -1)
 
     def layout(self, frames: Sequence[Frame], features: Tensor) -> TokenSpan:
         """The time and the frame's tokens between the family's marks, for each frame."""

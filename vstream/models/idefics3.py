@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vstream.models.checkpoint_adapter import CheckpointAdapter
+from vstream.models.picture_adapter import PictureAdapter
 
 
-class Idefics3Adapter(CheckpointAdapter):
+class Idefics3Adapter(PictureAdapter):
     """An `Idefics3ForConditionalGeneration` whose text model has full attention, as Llama has.
 
     There are no tiles: a frame is one picture, which the text calls global.

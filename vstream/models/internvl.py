@@ -14,11 +14,11 @@ from torch import Tensor
 
 from vstream.models.chat import Turn
 from vstream.models.checkpoint import Checkpoint
-from vstream.models.checkpoint_adapter import CheckpointAdapter
+from vstream.models.picture_adapter import PictureAdapter
 from vstream.models.spans import timestamp
 
 
-class InternVLAdapter(CheckpointAdapter):
+class InternVLAdapter(PictureAdapter):
     """An `InternVLForConditionalGeneration` whose text model has full attention: Qwen2, Qwen3, Llama.
 
     There are no tiles: as in the model's own videos, a frame is one picture, four patches of it one token.

@@ -12,10 +12,10 @@ from typing import Any
 
 from torch import Tensor
 
-from vstream.models.checkpoint_adapter import CheckpointAdapter
+from vstream.models.picture_adapter import PictureAdapter
 
 
-class LlavaNextVideoAdapter(CheckpointAdapter):
+class LlavaNextVideoAdapter(PictureAdapter):
     """A `LlavaNextVideoForConditionalGeneration` whose text model has full attention: Llama, Mistral, Qwen2.
 
     Nothing stands between frames in the family's own videos; ours have a time before each and a newline behind.

@@ -12,12 +12,12 @@ from typing import Any
 from torch import Tensor
 
 from vstream.memory.block import TokenKind
-from vstream.models.checkpoint_adapter import CheckpointAdapter
+from vstream.models.picture_adapter import PictureAdapter
 from vstream.models.spans import plain_span
 from vstream.types import TokenSpan
 
 
-class LlavaOnevisionAdapter(CheckpointAdapter):
+class LlavaOnevisionAdapter(PictureAdapter):
     """A `LlavaOnevisionForConditionalGeneration` whose text model has full attention: Qwen2, Qwen3, Llama.
 
     There are no tiles: as in the model's own videos, a frame is one picture, and its grid of tokens is halved.

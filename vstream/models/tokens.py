@@ -24,6 +24,10 @@ class Tokens:
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self._lock = threading.Lock()
+        added = tokenizer.added_tokens_decoder.items()
+        self._special = {token.content: int(number) for number, token in added if token.special}
+        longest_first = sorted(self._special, key=len, reverse=True)
+        self._cut = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")") if longest_first else None
 
     def ids(self, text: str) -> list[int]:
         """Token ids of plain text: what looks like a special token in it stays text."""
@@ -44,17 +48,16 @@ class Tokens:
         ids: list[list[int]] = [[] for _ in parts]
         for special, group in groupby(self._pieces(parts), key=lambda piece: piece[2]):
             pieces = [(part, text) for part, text, _ in group]
-            for part, token in [(part, self.special(text)) for part, text in pieces] if special else self._run(pieces):
+            found = [(part, self._special[text]) for part, text in pieces] if special else self._run(pieces)
+            for part, token in found:
                 ids[part].append(token)
         return ids
 
     def _pieces(self, parts: Sequence[tuple[str, bool]]) -> Iterator[tuple[int, str, bool]]:
         """Part, text, and whether it is a special token, in order."""
-        names = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
-        special = re.compile("(" + "|".join(map(re.escape, sorted(names, key=len, reverse=True))) + ")")
         for part, (text, template) in enumerate(parts):
-            for piece in filter(None, special.split(text) if template and names else [text]):
-                yield part, piece, template and piece in names
+            for piece in filter(None, self._cut.split(text) if template and self._cut else [text]):
+                yield part, piece, template and piece in self._special
 
     def _run(self, pieces: Sequence[tuple[int, str]]) -> Iterator[tuple[int, int]]:
         """Part and token id of plain text that is cut as one."""

@@ -11,7 +11,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,22 @@ from vstream.types import Frame, Gap
 
 KEPT_GAPS = 100
 """How many gaps a source remembers; all are counted."""
+
+
+class Viewer(Protocol):
+    """Looks on while a source is read, at a pace and size of its own; it never holds the reading up.
+
+    Attributes:
+        max_side: longest side, in pixels, of the pictures it is shown.
+    """
+
+    max_side: int
+
+    def wants(self, pts_seconds: float) -> bool:
+        """Whether it wants to be shown the picture of this time."""
+
+    def show(self, pts_seconds: float, image: npt.NDArray[np.uint8]) -> None:
+        """Shows it a picture [height, width, 3]."""
 
 
 class Source(ABC):
@@ -47,6 +63,7 @@ class Source(ABC):
         num_gaps: how many there were in all.
         fingerprint: tells inputs of one name apart, "" where nothing is known.
         max_side: longest side, in pixels, that wanted frames are brought to; frames are never enlarged.
+        viewer: somebody who looks on, set before reading begins; what is read does not depend on it.
     """
 
     is_live: bool = False
@@ -58,6 +75,7 @@ class Source(ABC):
             raise ValueError(f"max_side must be at least 1 pixel, got {max_side}")
         self.name = name
         self.max_side = max_side
+        self.viewer: Viewer | None = None
         self.fingerprint = ""
         self.epoch_seconds: float | None = None
         self.decoded = 0
@@ -72,8 +90,8 @@ class Source(ABC):
         """(pts_seconds, decoder output), in the decoder's order; ends soon after `_interrupted` is set."""
 
     @abstractmethod
-    def _image(self, picture: Any) -> npt.NDArray[Any]:
-        """A decoder output as an upright image [height, width, 3] uint8, no side longer than `max_side`."""
+    def _image(self, picture: Any, max_side: int) -> npt.NDArray[Any]:
+        """A decoder output as an upright image [height, width, 3] uint8, no side longer than `max_side` pixels."""
 
     def frames(self, wanted: Callable[[float], bool]) -> Iterator[Frame]:
         """Yields, in rising pts_seconds, the frames for which `wanted(pts_seconds)` is True.
@@ -94,8 +112,17 @@ class Source(ABC):
             if pts_seconds <= latest_seconds:
                 continue
             latest_seconds = pts_seconds
-            if wanted(pts_seconds):
-                yield Frame(pts_seconds, self._image(picture), self.epoch_seconds)
+            is_wanted = wanted(pts_seconds)
+            self._show(pts_seconds, picture)
+            if is_wanted:
+                yield Frame(pts_seconds, self._image(picture, self.max_side), self.epoch_seconds)
+
+    def _show(self, pts_seconds: float, picture: Any) -> None:
+        if self.viewer is None or not self.viewer.wants(pts_seconds):
+            return
+        image = self._image(picture, self.viewer.max_side)
+        if image.ndim == 3:  # features are no picture
+            self.viewer.show(pts_seconds, image)
 
     def _add_gap(self, gap: Gap) -> None:
         self.gaps = (*self.gaps, gap)[-KEPT_GAPS:]

@@ -38,7 +38,7 @@ class DecordSource(Source):
         self.fingerprint = head_fingerprint(path)
         _check_container(path)
         self._error, self._reader = _open_reader(path)
-        self._image(0)  # what cannot be decoded at all is refused here
+        self._image(0, max_side)  # what cannot be decoded at all is refused here
         starts_ends = np.asarray(self._reader.get_frame_timestamp(range(len(self._reader))))  # [T, 2] seconds
         self._seconds = starts_ends[:, 0] - starts_ends[0, 0]
         self.duration_seconds = float(starts_ends[-1, 1] - starts_ends[0, 0])
@@ -47,12 +47,12 @@ class DecordSource(Source):
         for index, seconds in enumerate(self._seconds.tolist()):
             yield seconds, index
 
-    def _image(self, picture: int) -> npt.NDArray[np.uint8]:
+    def _image(self, picture: int, max_side: int) -> npt.NDArray[np.uint8]:
         try:
             image: npt.NDArray[np.uint8] = self._reader[picture].asnumpy()
         except (self._error, RuntimeError) as error:
             raise ValueError(f"decord cannot decode frame {picture} of {self.name}; use reader='av'") from error
-        return fit_image(image, self.max_side)
+        return fit_image(image, max_side)
 
     def close(self) -> None:
         """Lets go of decord's reader."""

@@ -94,11 +94,11 @@ class DirectorySource(Source):
             raise ValueError(f"{path.name} has {picture.width} x {picture.height} pixels")
         return picture
 
-    def _image(self, picture: Image.Image) -> npt.NDArray[np.uint8]:
+    def _image(self, picture: Image.Image, max_side: int) -> npt.NDArray[np.uint8]:
         upright = ImageOps.exif_transpose(picture)
         if upright.mode.startswith("I"):  # grey of 16 bits, which PIL would cut off at 255
             upright = Image.fromarray((np.array(upright).clip(0, 65535) >> 8).astype(np.uint8))
-        return fit_image(np.array(upright.convert("RGB")), self.max_side)
+        return fit_image(np.array(upright.convert("RGB")), max_side)
 
     @property
     def warning(self) -> str | None:

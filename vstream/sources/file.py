@@ -130,6 +130,11 @@ class FileSource(PyavSource):
         yield None
 
     @property
+    def jumps(self) -> int:
+        """How often the file's own clock began anew; its times are then not those of the container."""
+        return self._clock.jumps
+
+    @property
     def warning(self) -> str | None:
         """One sentence about what could not be read so far, None while all is well."""
         if self.errors or not self._clock.jumps:

@@ -113,6 +113,6 @@ class PushSource(Source):
             self._changed.notify_all()
             return frame
 
-    def _image(self, picture: Frame) -> npt.NDArray[Any]:
+    def _image(self, picture: Frame, max_side: int) -> npt.NDArray[Any]:
         image: npt.NDArray[Any] = picture.image
-        return fit_image(image, self.max_side) if image.dtype == np.uint8 else image
+        return fit_image(image, max_side) if image.dtype == np.uint8 else image

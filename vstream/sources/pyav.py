@@ -41,8 +41,8 @@ class PyavSource(Source):
             self.errors += 1
         return not frame.is_corrupt
 
-    def _image(self, picture: av.VideoFrame) -> npt.NDArray[np.uint8]:
-        width, height = fitted_size(picture.width, picture.height, self.max_side)
+    def _image(self, picture: av.VideoFrame, max_side: int) -> npt.NDArray[np.uint8]:
+        width, height = fitted_size(picture.width, picture.height, max_side)
         rgb = self._reformatter.reformat(picture, width=width, height=height, format="rgb24")
         quarter_turns = round(picture.rotation / 90)
         return np.ascontiguousarray(np.rot90(rgb.to_ndarray(), quarter_turns))

@@ -1,0 +1,43 @@
+"""The app: every route on one port, put together. Knows nothing of what the routes do, nor of who may use them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI
+
+from vstream.app.serve import api, docs, errors, metrics, openai_api, push, uploading
+
+if TYPE_CHECKING:
+    from vstream.app.serve.hub import Hub
+    from vstream.app.serve.uploading import TakesUploads
+
+DESCRIPTION = """Watches video and answers questions about it. Open a stream, ask it, close it:
+
+    POST /v1/streams {"source": "sample"}
+    POST /v1/streams/ID/ask {"question": "What happens?"}
+
+Or with any OpenAI client: model `stream:ID`, the last user message is the question."""
+
+
+def build_app(hub: Hub, *, policy: Any = None, uploads: TakesUploads | None = None, stopping: Any = None) -> FastAPI:
+    """Everything behind the gate.
+
+    Args:
+        hub: what is served; closing it is the caller's business.
+        policy: says which sources are allowed.
+        uploads: takes files in; None takes none.
+        stopping: tells endless responses to end.
+    """
+    app = FastAPI(title="vstream", description=DESCRIPTION, docs_url=None, redoc_url=None, version="1")
+    app.state.hub, app.state.policy, app.state.uploads, app.state.stopping = hub, policy, uploads, stopping
+    errors.install(app)
+    app.include_router(api.router)
+    app.include_router(push.router)
+    app.include_router(uploading.router)
+    app.include_router(openai_api.router)
+    app.include_router(metrics.router)
+    docs.install(app)
+    metrics.install(app, hub)
+    # The page is mounted here, at "/", after all routes: mount_page(app, hub, policy, uploads)
+    return app

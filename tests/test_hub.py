@@ -1,0 +1,216 @@
+"""Streams and memories by id, as page and API use them: the real `tiny`, real files, no HTTP."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from vstream.app.serve.hub import PUSH, Hub
+from vstream.app.serve.library import CARD, Library, UnknownStreamError
+from vstream.app.serve.stream import BusyError
+from vstream.sources import Source, open_source
+
+ANSWER_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Plain:
+    source: Source
+    file: Path | None = None
+
+
+def opener(given: str, max_side: int) -> Plain:
+    source = open_source(given, max_side=max_side)
+    return Plain(source, None if source.is_live else Path(given))
+
+
+def write_video(path: Path, seconds: int = 12, shade: int = 40) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for i in range(5 * seconds):
+            image = np.full((64, 96, 3), shade, np.uint8)
+            image[:, (i * 2) % 90 : (i * 2) % 90 + 6] = 230
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    return write_video(tmp_path / "clip.mp4")
+
+
+def make_hub(root: Path, **options) -> Hub:
+    return Hub(opener, Library(root), models=("tiny",), settings={"disk_bytes": 64 << 20}, **options)
+
+
+@pytest.fixture
+def hub(tmp_path: Path):
+    hub = make_hub(tmp_path / "memories")
+    yield hub
+    hub.close()
+
+
+def answered(turn) -> str:
+    return turn.answer.text(ANSWER_SECONDS)
+
+
+def test_a_file_is_watched_asked_and_seen(hub: Hub, video: Path) -> None:
+    stream = hub.open(str(video))
+    assert answered(stream.ask("what is there now?"))
+    assert stream.card.title == "clip.mp4"
+    assert stream.state == "over"
+    assert stream.file == video
+    assert [turn.number for turn in stream.turns] == [1]
+    spans = stream.spans()
+    assert spans[0].start_seconds == 0.0
+    assert spans[-1].end_seconds == pytest.approx(11.0)
+    jpeg, seconds = stream.picture(5.0)
+    assert jpeg[:2] == b"\xff\xd8"
+    assert abs(seconds - 5.0) <= 4
+    assert stream.view.newest() is not None
+
+
+def test_what_is_kept_is_resumed_with_its_conversation(hub: Hub, video: Path, tmp_path: Path) -> None:
+    stream = hub.open(str(video), kept=True, title="A door")
+    said = answered(stream.ask("what is there now?"))
+    hub.close_stream(stream.id)
+    assert [(kept.card.title, kept.turns) for kept in hub.memories()] == [("A door", 1)]
+    with pytest.raises(UnknownStreamError, match="no open stream"):
+        hub.stream(stream.id)
+    again = hub.resume(stream.id)
+    assert again.id == stream.id
+    assert [(turn.answer.question, turn.answer.text_so_far) for turn in again.turns] == [("what is there now?", said)]
+    assert answered(again.ask("what is there now?")) == said
+    assert [turn.number for turn in again.turns] == [1, 2]
+
+
+def test_a_memory_whose_source_is_gone_is_asked_alone(hub: Hub, video: Path) -> None:
+    stream = hub.open(str(video), kept=True)
+    said = answered(stream.ask("what is there now?"))
+    hub.close_stream(stream.id)
+    video.unlink()
+    again = hub.resume(stream.id)
+    assert again.state == "memory"
+    assert "clip.mp4" in again.note
+    assert answered(again.ask("what is there now?")) == said
+
+
+def test_what_is_not_kept_goes_with_its_stream(hub: Hub, video: Path, tmp_path: Path) -> None:
+    stream = hub.open(str(video))
+    answered(stream.ask("what is there now?"))
+    folder = tmp_path / "memories" / stream.id
+    assert folder.exists()
+    hub.close_stream(stream.id)
+    assert not folder.exists()
+    assert hub.memories() == []
+
+
+def test_a_stream_may_be_saved_and_renamed_while_it_is_watched(hub: Hub, video: Path) -> None:
+    stream = hub.open(str(video))
+    hub.keep(stream.id)
+    hub.rename(stream.id, "  Front \n door ")
+    answered(stream.ask("what is there now?"))
+    assert stream.card.title == "Front door"
+    hub.close_stream(stream.id)
+    assert [kept.card.title for kept in hub.memories()] == ["Front door"]
+    hub.delete(stream.id)
+    assert hub.memories() == []
+
+
+def test_the_server_may_stop_at_any_time_and_nothing_is_lost(video: Path, tmp_path: Path) -> None:
+    hub = make_hub(tmp_path / "memories")
+    stream = hub.open(str(video))
+    answered(stream.ask("what is there now?"))
+    hub.close()
+    hub = make_hub(tmp_path / "memories")
+    try:
+        assert [kept.card.id for kept in hub.memories()] == [stream.id]
+        assert len(hub.resume(stream.id).turns) == 1
+    finally:
+        hub.close()
+
+
+def test_pushed_frames_are_watched(hub: Hub) -> None:
+    stream = hub.open(PUSH, title="mine", kept=True)
+    for second in range(8):
+        stream.source.push(np.full((64, 96, 3), 20 * second, np.uint8), float(second))
+    assert answered(stream.ask("what is there now?"))
+    assert stream.is_live
+    hub.close_stream(stream.id)
+    assert hub.resume(stream.id).state == "memory"
+
+
+def test_no_card_holds_a_password(hub: Hub, tmp_path: Path) -> None:
+    stream = hub.open("rtsp://me:hunter2@127.0.0.1:9/door", kept=True)
+    written = (tmp_path / "memories" / stream.id / CARD).read_text()
+    assert "hunter2" not in written
+    assert json.loads(written)["reopens"] is False
+    assert "hunter2" not in stream.card.title
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"preset": "oracle"}, "a preset must be one of"),
+        ({"model": "nonsense"}, "model must be one of tiny"),
+        ({"title": " "}, "a title has 1 to 100"),
+        ({"fps": -1.0}, "fps must be"),
+    ],
+)
+def test_bad_settings_are_refused_and_leave_nothing(hub: Hub, video: Path, tmp_path: Path, wrong, sentence) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        hub.open(str(video), **{"title": None, **wrong})
+    assert hub.streams() == []
+    assert list((tmp_path / "memories").iterdir()) == []
+
+
+def test_no_more_streams_than_there_is_room_for(video: Path, tmp_path: Path) -> None:
+    hub = make_hub(tmp_path / "memories", max_streams=1)
+    first = hub.open(str(video))
+    with pytest.raises(BusyError, match="close one first"):
+        hub.open(str(video))
+    hub.close_stream(first.id)
+    hub.open(str(video))
+    hub.close()
+
+
+def test_ids_are_no_paths(hub: Hub) -> None:
+    for wrong in ("..", "../../etc", "", "a" * 12 + "/", "ABCDEF012345"):
+        with pytest.raises(UnknownStreamError):
+            hub.resume(wrong)
+        with pytest.raises(UnknownStreamError):
+            hub.delete(wrong)
+
+
+def test_a_damaged_card_hides_one_memory_and_no_other(hub: Hub, video: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        stream = hub.open(str(video), kept=True)
+        answered(stream.ask("what is there now?"))
+        hub.close_stream(stream.id)
+    (tmp_path / "memories" / stream.id / CARD).write_text("{")
+    assert len(hub.memories()) == 1
+
+
+def test_open_memories_are_not_opened_twice(hub: Hub, video: Path) -> None:
+    stream = hub.open(str(video), kept=True)
+    with pytest.raises(BusyError, match="open already"):
+        hub.resume(stream.id)
+
+
+def test_listeners_are_told_of_the_end_and_after_unsubscribing_of_nothing(hub: Hub, video: Path) -> None:
+    stream, heard, silent = hub.open(str(video)), threading.Event(), threading.Event()
+    answer = stream.ask("what is there now?", at=6.0).answer
+    answer.subscribe(silent.set)
+    answer.unsubscribe(silent.set)
+    answer.subscribe(heard.set)
+    assert heard.wait(ANSWER_SECONDS)
+    assert answer.wait(ANSWER_SECONDS)
+    assert not silent.is_set()
