@@ -14,7 +14,7 @@ from PIL import Image
 from videos import constant_times, draw_clock, write_images, write_video
 
 from vstream.app.serve import allowed
-from vstream.app.serve.allowed import Refused, SourcePolicy
+from vstream.app.serve.allowed import SourcePolicy, SourceRefused
 from vstream.app.serve.synthetic import SOURCES
 from vstream.sources import CameraSource, DirectorySource, open_source
 from vstream.sources.base import Source
@@ -45,7 +45,7 @@ def num_frames(source: Source) -> int:
 
 
 def refusal(policy: SourcePolicy, text: str) -> str:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(SourceRefused) as refused:
         policy.open(text, max_side=64)
     sentence = str(refused.value)
     assert "\n" not in sentence
@@ -73,7 +73,7 @@ def test_files_and_folders_below_an_allowed_folder_open(videos: Path, monkeypatc
 
 
 def test_a_refused_path_does_not_tell_whether_it_exists(videos: Path, video: Path) -> None:
-    policy = SourcePolicy([str(videos)])
+    policy = SourcePolicy([str(videos)], videos / "deeper")
     (videos / "link.mp4").symlink_to(video)
     (videos / "out").symlink_to(video.parent)
     (videos / "nowhere.mp4").symlink_to(video.parent / "nothing.mp4")
@@ -135,6 +135,25 @@ def test_uploads_and_the_sample_are_always_allowed(videos: Path, tmp_path: Path)
     policy.sample = None
     assert "the sample video is not installed" in refusal(policy, "sample")
     assert str(videos) not in policy.describe()
+
+
+def test_uploads_are_named_by_their_names(videos: Path, video: Path) -> None:
+    policy = SourcePolicy([], videos / "deeper")
+    opened = policy.open("upload:ours.mp4", max_side=64)
+    assert (opened.given, opened.file) == ("upload:ours.mp4", videos / "deeper" / "ours.mp4")
+    opened.source.close()
+    (videos / "deeper" / "link.mp4").symlink_to(video)
+    for text in (
+        "upload:nothing.mp4",
+        f"upload:{video}",
+        "upload:../../secret.mp4",
+        "upload:",
+        "upload:..",
+        "upload:link.mp4",
+    ):
+        with pytest.raises(FileNotFoundError, match="there is no upload"):
+            policy.open(text, max_side=64)
+    assert "takes no uploads" in refusal(SourcePolicy([]), "upload:ours.mp4")
 
 
 @pytest.mark.parametrize("text", ["", "  ", "a\0b", "a\nb", "/" * 5000, "\ud800"])
@@ -215,7 +234,7 @@ def test_every_synthetic_camera_gives_pictures(source: str) -> None:
 def test_other_graphs_are_refused(graph: str, video: Path) -> None:
     policy, graph = SourcePolicy(["/"]), graph.format(video=video)
     for text in (f"lavfi:{graph},realtime", f"lavfi:realtime,{graph}", f"lavfi:{graph}"):
-        with pytest.raises(Refused):
+        with pytest.raises(SourceRefused):
             policy.open(text, max_side=64)
 
 

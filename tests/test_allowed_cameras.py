@@ -23,7 +23,7 @@ from rtsp_server import BlackHole, RtspServer, free_port, require_gstreamer
 from videos import constant_times, read_clock, write_video
 
 from vstream.app.serve import hosts
-from vstream.app.serve.allowed import Refused, SourcePolicy
+from vstream.app.serve.allowed import SourcePolicy, SourceRefused
 from vstream.app.serve.hosts import allowed_host, checked_addresses, why_special
 from vstream.sources import CameraSource, open_source
 from vstream.sources.base import Source
@@ -190,13 +190,13 @@ def test_only_allowed_hosts(allow: str, url: str, is_allowed: bool) -> None:
         assert isinstance(source, CameraSource)
         source.close()
     else:
-        with pytest.raises(Refused, match="is not allowed here"):
+        with pytest.raises(SourceRefused, match="is not allowed here"):
             policy.open(url, max_side=64)
 
 
 def test_what_is_said_holds_no_credentials() -> None:
     policy, url = SourcePolicy(["camera.lan"]), "rtsp://us3r:Secr3t@{}/x?token=T0ken"
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(SourceRefused) as refused:
         policy.open(url.format("evil.example"), max_side=64)
     with pytest.raises(ValueError, match="the camera's address is not") as malformed:
         policy.open(url.format("camera.lan/y@"), max_side=64)
