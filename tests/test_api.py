@@ -9,7 +9,6 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
-import av
 import httpx
 import numpy as np
 import pytest

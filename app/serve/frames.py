@@ -37,7 +37,7 @@ def frame_at(path: Path, seconds: float, *, max_side: int) -> tuple[bytes, float
         None where there is no such frame to be had: the file cannot be sought in, or is damaged there.
 
     Raises:
-        ValueError, FileNotFoundError: if the file is no video, or gone.
+        ValueError, FileNotFoundError: if the file is no video, gone, or it would take too long.
     """
     frames = (_frame(path, seconds, back_seconds, max_side) for back_seconds in BACK_SECONDS)
     return next((frame for frame in frames if frame is not None), None)
@@ -67,7 +67,9 @@ def _last_until(container: Any, stream: Any, wanted_pts: int) -> Any:
     """The last intact frame up to a pts, decoding on from where the container stands; None where there is none."""
     found = None
     for number, frame in enumerate(container.decode(stream)):
-        if frame.pts is None or number == MAX_DECODED:
+        if number == MAX_DECODED:
+            raise ValueError(f"more than {MAX_DECODED} frames lie between a keyframe and the one wanted")
+        if frame.pts is None:
             return None
         if frame.pts > wanted_pts:
             break
