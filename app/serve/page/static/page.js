@@ -289,6 +289,7 @@
     live: () => live(),
     seek: (one) => seekButton(one),
     theme: () => theme(),
+    dismiss: (one) => one.closest("dialog").close(""),
     ask: (one) => ask(one.dataset.question),
     rename: (one) => {
       $("new-title").value = one.dataset.title;
@@ -327,7 +328,7 @@
   document.addEventListener("click", (event) => {
     const one = within(event, "[data-do]");
     document.querySelectorAll("details.menu[open]").forEach((menu) => {
-      if (!menu.contains(event.target) || one) menu.open = false;
+      if (!menu.contains(event.target) || one || within(event, "a")) menu.open = false;
     });
     if (one) {
       const does = DOES[one.dataset.do];
