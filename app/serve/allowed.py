@@ -179,8 +179,8 @@ class SourcePolicy:
 
     def _allowed_path(self, text: str) -> Path:
         """The resolved path of what lies in an allowed folder."""
-        paths = [Path(os.path.realpath(base / text)) for base in (Path.cwd(), *self.folders)]
-        inside = [path for path in paths if self._is_allowed(path)]
+        paths = [_resolved(base / text) for base in (Path.cwd(), *self.folders)]
+        inside = [path for path in paths if path and self._is_allowed(path)]
         if not inside:
             raise Refused(f"{text!r} is not in a folder that this server may read; {self._instead(_folder_of(text))}")
         path = next((path for path in inside if os.path.lexists(path)), None)
@@ -197,6 +197,14 @@ def _allowed_folder(text: str) -> Path:
     if any(map(folder.is_relative_to, SYSTEM_FOLDERS)):
         raise ValueError(f"--allow {text}: nothing in {', '.join(map(str, SYSTEM_FOLDERS))} is a recording")
     return folder
+
+
+def _resolved(path: Path) -> Path | None:
+    """A path without links; None where a link on the way may not be read."""
+    try:
+        return Path(os.path.realpath(path))
+    except OSError:
+        return None
 
 
 def _folder_of(text: str) -> str:

@@ -7,7 +7,7 @@ knows nothing of tokens, of other sites or of how much a client may do: the gate
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Annotated, Any, Literal, cast
@@ -25,7 +25,6 @@ from vstream.app.serve.frames import frame_at
 from vstream.app.serve.hub import Hub
 from vstream.app.serve.library import UnknownStreamError
 from vstream.app.serve.stream import Stream, Turn
-from vstream.config import DecodeOptions
 from vstream.sources import FileSource
 
 router = APIRouter(prefix="/v1")
@@ -142,7 +141,18 @@ EVENTS = """As server-sent events: `evidence` (what the answer saw, as soon as i
 async def ask(request: Request, stream_id: StreamId, question: records.Question) -> Any:
     """Asks about what was seen."""
     stream = hub_of(request).stream(stream_id)
-    turn = await ask_stream(hub_of(request), stream, question)
+    turn = await ask_stream(
+        hub_of(request),
+        stream,
+        question.question,
+        at=question.at,
+        choices=question.choices,
+        max_tokens=question.max_tokens,
+        temperature=question.temperature,
+        top_p=question.top_p,
+        seed=question.seed,
+        stop=question.stop,
+    )
     if question.stream or "text/event-stream" in request.headers.get("accept", ""):
         return AnswerStream(turn.answer, _events(stream, turn))
     await ended(turn.answer, request)
@@ -157,30 +167,18 @@ def list_turns(request: Request, stream_id: StreamId) -> records.TurnList:
     return records.TurnList(data=[telling.turn_record(stream, turn) for turn in stream.turns])
 
 
-async def ask_stream(hub: Hub, stream: Stream, question: records.Question) -> Turn:
-    """Asks; raises what `Stream.ask` does."""
+async def ask_stream(
+    hub: Hub, stream: Stream, question: str, *, at: float | str | None, choices: Sequence[str], **decode: Any
+) -> Turn:
+    """Asks, on a thread; `decode` are fields of `DecodeOptions`, None for the stream's own. Raises as `Stream.ask`."""
     if hub.stopping:
         raise ApiError(503, "the server is stopping; ask again when it is back", code="stopping")
-    options = decode_options(stream, question)
-
-    def work() -> Turn:
-        at = cast("float | Literal['now', 'end'] | None", question.at)
-        return stream.ask(question.question, at=at, choices=question.choices, options=options)
-
-    return await anyio.to_thread.run_sync(work)
-
-
-def decode_options(stream: Stream, given: records.Question) -> DecodeOptions:
-    """How to generate: the stream's own way, but for what is given. Raises `ValueError`."""
-    stop = (given.stop,) if isinstance(given.stop, str) else given.stop and tuple(given.stop)
-    wanted: dict[str, Any] = {
-        "max_tokens": given.max_tokens,
-        "temperature": given.temperature,
-        "top_p": given.top_p,
-        "seed": given.seed,
-        "stop": stop,
-    }
-    return replace(stream.session.config.decode, **{name: value for name, value in wanted.items() if value is not None})
+    given = {name: value for name, value in decode.items() if value is not None}
+    if "stop" in given:
+        given["stop"] = (given["stop"],) if isinstance(given["stop"], str) else tuple(given["stop"])
+    options = replace(stream.session.config.decode, **given)
+    when = cast("float | Literal['now', 'end'] | None", at)
+    return await anyio.to_thread.run_sync(lambda: stream.ask(question, at=when, choices=choices, options=options))
 
 
 def check_answer(stream: Stream, answer: Answer) -> None:

@@ -107,9 +107,18 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    response = refusal(error.status_code, _of_http(request, error))
+    allowed = _allowed(request) if error.status_code == 405 else ""
+    response = refusal(error.status_code, _of_http(request, error, allowed))
     response.headers.update(error.headers or {})
+    if allowed:
+        response.headers["allow"] = allowed
     return response
+
+
+def _allowed(request: Request) -> str:
+    """All methods of the path that was called: the framework names those of one route alone."""
+    path = getattr(request.scope.get("route"), "path", "")
+    return ", ".join(sorted(method.upper() for method in request.app.openapi()["paths"].get(path, ())))
 
 
 async def _gone(request: Request, error: Exception) -> Response:
@@ -126,7 +135,9 @@ def sentence_of(errors: Sequence[Mapping[str, Any]]) -> tuple[str, str | None]:
     first = errors[0]
     where = [str(part) for part in first["loc"] if part not in ("body", "query", "path", "header")]
     # unions name their branches too: those are no fields
-    field = ".".join(part for part in where if part.isidentifier() and part not in _BRANCHES) or None
+    field = (
+        ".".join(part for part in where if (part.isidentifier() or part.isdigit()) and part not in _BRANCHES) or None
+    )
     more = f" ({len(errors) - 1} more)" if len({error["loc"][:2] for error in errors}) > 1 else ""
     if first["type"] == "json_invalid":
         return f"the body is not JSON: {first['ctx']['error']}", None
@@ -152,9 +163,9 @@ def _sentence(error: OSError) -> str:
     return str(error) if error.strerror is None else f"there is no such file: {error.strerror}"
 
 
-def _of_http(request: Request, error: HTTPException) -> str:
+def _of_http(request: Request, error: HTTPException, allowed: str) -> str:
     if error.status_code == 404 and error.detail == "Not Found":
         return f"there is nothing at {request.url.path}"
     if error.status_code == 405:
-        return f"{request.method} is not possible here; allowed: {(error.headers or {}).get('Allow', 'nothing')}"
+        return f"{request.method} is not possible here, only {allowed}"
     return str(error.detail)

@@ -6,9 +6,10 @@ This module knows nothing of what is asked, nor of how pieces are written down.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 
+import anyio
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -86,11 +87,13 @@ class AnswerStream(StreamingResponse):
     A generator's own `finally` would not do: it runs late where the response is cancelled between two of its pieces.
     """
 
-    def __init__(self, answer: Answer, events: AsyncIterator[str]) -> None:
-        """`events` are written as they come."""
+    def __init__(
+        self, answer: Answer, events: AsyncIterator[str], *, on_end: Callable[[], None] = lambda: None
+    ) -> None:
+        """`events` are written as they come; `on_end` is called last, on a thread."""
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
         super().__init__(events, media_type="text/event-stream", headers=headers)
-        self._answer = answer
+        self._answer, self._on_end = answer, on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI has it."""
@@ -99,3 +102,5 @@ class AnswerStream(StreamingResponse):
         finally:
             if not self._answer.done:
                 self._answer.cancel()
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self._on_end)

@@ -23,6 +23,7 @@ from vstream.session import Session
 from vstream.sources import PushSource, Source
 
 if TYPE_CHECKING:
+    from vstream.answer import Answer
     from vstream.models.options import LoadOptions
 
 PUSH = "push"
@@ -60,6 +61,7 @@ class Hub:
     Attributes:
         models: those that may be chosen, the default first.
         presets: ways to remember that may be chosen.
+        on_ask: is told of every question's answer when it is asked, to count it.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Hub:
             max_streams: that may be open at once.
         """
         self.models, self.presets = models, SESSION_PRESETS
+        self.on_ask: Callable[[Answer], None] = lambda answer: None
         self._opener, self._library, self._loading = opener, library, loading
         self._settings, self._preset, self._max_streams = dict(settings or {}), preset, max_streams
         self._engines: dict[str, Engine] = {}
@@ -323,6 +326,7 @@ class Hub:
         return engine.open(source, memory=self._library.folder(card.id), preset=card.preset, start=False, **settings)
 
     def _take_in(self, engine: Engine, stream: Stream) -> Stream:
+        stream.on_ask = lambda answer: self.on_ask(answer)
         with self._lock:
             self._streams[stream.id] = stream
         engine.serve(stream.session)

@@ -167,6 +167,7 @@ def _checked_at(at: float | str | None) -> float | str | None:
     return at if at in ("now", "end", None) else parse_seconds(str(at))
 
 
+checked_at = AfterValidator(_checked_at)
 Seconds = Annotated[float, Field(ge=0, le=1e9)]
 Moment = Annotated[str, Field(pattern=r"^(now|end|[0-9]+(:[0-9]{1,2}){0,2}(\.[0-9]+)?)$", max_length=20)]
 
@@ -188,7 +189,7 @@ class Question(Given):
     """
 
     question: str = Field(min_length=1, max_length=MAX_TEXT, examples=["What happens now?"])
-    at: Annotated[Seconds | Moment | None, AfterValidator(_checked_at)] = Field(None, examples=["now", "01:15", 75.0])
+    at: Annotated[Seconds | Moment | None, checked_at] = Field(None, examples=["now", "01:15", 75.0])
     choices: list[Annotated[str, Field(max_length=1000)]] = Field(default_factory=list, max_length=26)
     max_tokens: int | None = Field(None, ge=1, le=1 << 20)
     temperature: float | None = Field(None, ge=0, le=1e6)

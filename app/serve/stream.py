@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -75,6 +75,7 @@ class Stream:
         view: the newest picture.
         file: the recorded file that is watched, where a browser may play it.
         note: a sentence about how it was opened, "" where there is nothing to say.
+        on_ask: is told of every answer when it is asked for.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Stream:
     ) -> None:
         """For a session that is open; what its memory remembers of a conversation comes first in it."""
         self.card, self.session, self.view, self.file, self.note = card, session, view, file, note
+        self.on_ask: Callable[[Answer], None] = lambda answer: None
         self._gauge = Gauge(session, card.title)
         self._looked_at = float("-inf")
         self._lock = threading.Lock()
@@ -152,6 +154,7 @@ class Stream:
             if sum(not turn.answer.done for turn in self._turns) >= MAX_WAITING:
                 raise BusyError(f"{MAX_WAITING} questions about this stream wait already; ask again in a moment")
         answer = self.session.ask(question, at=at, choices=choices, options=options)
+        self.on_ask(answer)
         with self._lock:
             return self._add(answer, time.time())
 

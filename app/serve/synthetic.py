@@ -35,7 +35,7 @@ def check_graph(graph: str) -> None:
     if not known or not all(map(_is_plain, options.split(":") if options else [])):
         raise ValueError(
             f"the synthetic camera {graph[:200]!r} is not allowed here: give one of {', '.join(SOURCES)} with options "
-            f"of {', '.join(_VALUES)} (at most 1920 x 1080 pixels, {MAX_FPS} a second), and ',realtime', as in {EXAMPLE}"
+            f"of {', '.join(_VALUES)} (at most 1920 x 1080 pixels and {MAX_FPS} a second), as in {EXAMPLE}"
         )
 
 

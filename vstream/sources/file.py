@@ -96,7 +96,7 @@ class FileSource(PyavSource):
             self._stream.thread_type = "AUTO"
             if not trusted:
                 _bound_pixels(path, self._stream)
-            self._clock = _clock_of(self._stream)
+            self._clock = clock_of(self._stream)
             self.duration_seconds = _duration_seconds(self._container, self._stream)
             self._decoder = self._decode()
             self._first = next(self._decoder, None)
@@ -167,9 +167,8 @@ def check_file(path: Path) -> None:
 def open_container(path: Path, *, trusted: bool = True) -> av.container.InputContainer:
     """An open container with at least one video stream that is no cover art, or `ValueError`."""
     try:
-        container = _open_seekable_or_not(
-            f"file:{path}", {} if trusted else UNTRUSTED
-        )  # file: no name is taken for a URL or a pattern
+        # file: no name is taken for a URL or a pattern
+        container = _open_seekable_or_not(f"file:{path}", {} if trusted else UNTRUSTED)
     except av.FFmpegError as error:
         raise ValueError(f"{path} cannot be read as a video: {error.strerror}") from error
     if container.format.name == "tty" or not video_streams(container):
@@ -195,7 +194,8 @@ def _bound_pixels(path: Path, stream: Any) -> None:
     stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
 
 
-def _clock_of(stream: Any) -> StreamClock:
+def clock_of(stream: Any) -> StreamClock:
+    """The clock of a video stream that was just opened."""
     rate = stream.average_rate or stream.guessed_rate or Fraction(25)
     return StreamClock(start_pts=stream.start_time, time_base=stream.time_base, interval_seconds=float(1 / rate))
 
