@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from browsers import arguments, require_chromium, vstream_serve, write_y4m
 from fastapi import FastAPI
-from servers import serving
+from servers import TOKEN, serving
 
 from vstream.app.serve.allowed import SourcePolicy
 from vstream.app.serve.hub import Hub
@@ -398,6 +398,22 @@ def test_the_page_says_that_the_server_is_gone_and_comes_back_with_it(browser, t
     with serving(small_app(tmp_path), port=port):
         page.wait_for_selector("#gone", state="hidden")
         page.wait_for_selector("#home h1", state="visible")
+        context.close()
+
+
+@pytest.mark.slow
+def test_a_stranger_logs_in_with_the_token_and_then_it_is_the_same_page(browser, tmp_path):
+    context = browser.new_context(viewport=PHONE)
+    page = context.new_page()
+    with serving(small_app(tmp_path), token=TOKEN) as (_, listener):
+        page.goto(listener.url, wait_until="domcontentloaded")
+        assert page.url.endswith("/login")
+        page.fill("input[type=password]", TOKEN)
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#home h1", state="visible")
+        page.fill("#source", "/etc/passwd")
+        page.click("#open-form button:enabled")
+        page.wait_for_selector("#home .notice .trouble")
         context.close()
 
 
