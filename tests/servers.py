@@ -23,7 +23,7 @@ def serving(app: Starlette, *, token: str | None = None, **options: Any) -> Iter
     """Serves an app until the block ends; `options` are those of `ServeOptions`."""
     app.state.stopping = getattr(app.state, "stopping", None) or Stopping()
     environ = {} if token is None else {"VSTREAM_TOKEN": token}
-    listener = listen(ServeOptions(port=0, **{"stop_seconds": 2.0, **options}), environ)
+    listener = listen(ServeOptions(**{"port": 0, "stop_seconds": 2.0, **options}), environ)
     server = make_server(app, listener)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener.socket]}, daemon=True)
     thread.start()

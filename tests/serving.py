@@ -35,15 +35,19 @@ def opener(given: str, max_side: int) -> Plain:
     return Plain(source, None if source.is_live else Path(given))
 
 
-def write_video(path: Path, seconds: int = 12, rate: int = 5, **options) -> Path:
+def write_video(
+    path: Path, seconds: int = 12, rate: int = 5, codec: str = "mpeg4", start_seconds: int = 0, **options
+) -> Path:
     """A bar that moves to the right; its place tells a frame's number."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=rate, options={key: str(value) for key, value in options.items()})
+        stream = container.add_stream(codec, rate=rate, options={key: str(value) for key, value in options.items()})
         stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
         for i in range(rate * seconds):
             image = np.full((64, 96, 3), 40, np.uint8)
             image[:, (i * 2) % 90 : (i * 2) % 90 + 6] = 230
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+            frame = av.VideoFrame.from_ndarray(image, "rgb24")
+            frame.pts = start_seconds * rate + i
+            container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
 

@@ -23,8 +23,10 @@ def gauges(look: Look, answers: Sequence[Answer]) -> str:
     first = next((one.ttft_seconds for one in reversed(answers) if one.ttft_seconds is not None), None)
     speed = next((one.tokens_per_second for one in reversed(answers) if one.tokens_per_second is not None), None)
     tiles = [
-        _tile("Watching", [(f"{look.encoded_per_second:.1f}", "fps")], "Frames encoded each second"),
-        _tile("Behind", [(f"{look.lag_seconds:.1f}", "s")], "How far memory is behind the newest frame"),
+        _tile(
+            "Watching", [_number(None if look.over else look.encoded_per_second, 1, "fps")], "Frames a second"
+        ),
+        _tile("Behind", [_number(None if look.over else look.lag_seconds, 1, "s")], "From newest frame to memory"),
         _tile("First word", [_number(first, 1, "s")], "From the last question to its first word (TTFT)"),
         _tile("Speaking", [_number(speed, 0, "tokens/s")], "Tokens a second of the last answer"),
         _tile("Memory, MiB", _tiers(look) or [("0", "")], "What memory takes, by tier"),
@@ -65,7 +67,7 @@ def standing(stream: Stream, look: Look) -> tuple[str, str]:
         return "bad", f"No new pictures, the last came {age:.0f} s ago"
     if state == "reconnecting":
         since = f", last picture {age:.0f} s ago" if age is not None and age >= 1 else ""
-        return "bad", f"Reconnecting{since}: {look.state}"
+        return "bad", f"Reconnecting{since}: {look.state.rpartition(': ')[2]}"
     return {
         "connecting": ("", "Connecting…"),
         "watching": ("on", "Live" if stream.is_live else "Watching"),

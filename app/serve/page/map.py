@@ -52,7 +52,7 @@ def memory_map(lanes: Mapping[str, Times], used: Sequence[tuple[float, float]], 
     svg = (
         f'<svg id="map-svg" data-end="{end:.3f}" viewBox="0 0 {WIDTH} {height}" height="{height}" '
         f'preserveAspectRatio="none" role="img" aria-label="{_summary(lanes, len(used))}">{drawn}'
-        f'<rect id="needle" class="used" x="0" y="-2" width="2" height="{height}" visibility="hidden"/></svg>'
+        f'<rect id="needle" x="0" y="-2" width="2" height="{height}" visibility="hidden"/></svg>'
     )
     count = sum(map(len, lanes.values()))
     key = '<span class="key quiet"><i></i>used by the last answer</span>' if used else ""

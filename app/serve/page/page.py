@@ -80,7 +80,7 @@ def build(hub: Hub, may_open: str, *, takes_uploads: bool = True) -> gr.Blocks:
         page.load(load, None, [visit, *everything], **QUIET)
         gr.Timer(TICK_SECONDS).tick(_tick, visit, everything, **{**QUIET, "trigger_mode": "once"})
         panels.state.act(_act, visit, everything, **QUIET)
-        panels.state.ask(_ask, visit, [panels.log, panels.watch_notice], **QUIET)
+        panels.state.ask(_ask, visit, [panels.log, panels.notice], **QUIET)
     return page
 
 
@@ -107,7 +107,7 @@ def _lay_out(begin: str) -> Any:
         _html(static("top.html"))
         with gr.Column(elem_id="home"):
             _html(begin)
-            parts["home_notice"], parts["shelf"] = _html(), _html()
+            parts["shelf"] = _html()
         with gr.Row(elem_id="watch"):
             with gr.Column(elem_id="left"):
                 with gr.Column(elem_id="stage-box"):
@@ -118,7 +118,7 @@ def _lay_out(begin: str) -> Any:
             with gr.Column(elem_id="right"):
                 parts["head"] = _html(elem_id="chat-head")
                 parts["log"] = _html(elem_id="log-box", js_on_load=LOG_ON_LOAD)
-                parts["watch_notice"] = _html()
+                parts["notice"] = _html()
                 _html(static("ask.html"), elem_id="ask-box")
         _html(static("dialogs.html"))
         parts["state"] = _html(elem_id="state-box", js_on_load=ON_LOAD)
@@ -144,7 +144,7 @@ async def _ask(visit: Visit, event: gr.EventData) -> AsyncIterator[tuple[Any, An
     """Streams the conversation while the answer grows. It goes on when nobody listens any more."""
     turn = await asyncio.to_thread(visit.ask, event.what)
     if turn is None:
-        yield gr.skip(), visit.panels().watch_notice
+        yield gr.skip(), visit.panels().notice
         return
     async for _ in growth(turn.answer):
         if visit.stream is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request, Response
@@ -95,16 +96,11 @@ async def live_parts(stream: Stream, request: Request) -> AsyncIterator[bytes]:
             if part:
                 yield part
             await asyncio.sleep(LIVE_SECONDS)
-            await _wait(news, IDLE_SECONDS)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(news.wait(), IDLE_SECONDS)
     finally:
         forget()
         stream.view.unsubscribe(listener)
-
-
-async def _wait(event: asyncio.Event, seconds: float) -> None:
-    """Until it is set, or so long."""
-    await asyncio.wait([waiter := asyncio.ensure_future(event.wait())], timeout=seconds)
-    waiter.cancel()
 
 
 def _part(view: LiveView) -> bytes:

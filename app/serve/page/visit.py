@@ -33,8 +33,7 @@ class Panels(NamedTuple):
     head: str | None
     log: str | None
     shelf: str | None
-    home_notice: str | None
-    watch_notice: str | None
+    notice: str | None
 
 
 class Visit:
@@ -132,8 +131,6 @@ class Visit:
         """The page as it stands."""
         stream = self.stream
         streams = self._hub.streams()
-        told = notice(self._notice)
-        busy = notice(self._busy, trouble=False)
         look = stream.look() if stream else None
         turns = stream.turns if stream else ()
         return Panels(
@@ -145,8 +142,7 @@ class Visit:
             head=chat_head(stream) if stream else "",
             log=conversation(stream) if stream else "",
             shelf=self._shelf(streams) if with_shelf else None,
-            home_notice=busy if self._busy else told if not stream else notice(""),
-            watch_notice=told if stream else notice(""),
+            notice=notice(self._notice if stream else ""),
         )
 
     def news(self) -> Panels:
@@ -167,6 +163,7 @@ class Visit:
             "file": "1" if stream and stream.file else "",
             "streams": " ".join(one.id for one in streams),
             "busy": self._busy,
+            "told": "" if stream else self._notice,
             "acts": self._acts,
         }
         return f'<div id="state"{data(values)}></div>'

@@ -25,11 +25,12 @@
   function sync() {
     const state = $("state");
     if (!state) return;
-    const before = shown.stream;
+    const before = shown.stream, acts = shown.acts;
     shown = { ...state.dataset };
     early.splice(0).forEach(([name, what]) => act(name, what));
     root.dataset.view = shown.view;
     setBusy(Boolean(shown.busy));
+    if (acts !== shown.acts) say(shown.busy || shown.told || "", !shown.busy);
     if (before !== shown.stream) {
       live();
       remember(shown.stream);
@@ -67,7 +68,7 @@
     const image = $("live");
     if (!image) return;
     const own = camera !== null && camera.stream === shown.stream; // one's own webcam needs no server to be seen
-    const wanted = shown.stream && !moment && !own && !document.hidden ? `/v1/streams/${shown.stream}/live.mjpg` : "";
+    const wanted = shown.stream && !own && !document.hidden ? `/v1/streams/${shown.stream}/live.mjpg` : "";
     $("mine").srcObject = own ? camera.media : null;
     if (own) $("mine").play().catch(() => {}); // refused where nobody looks; it is tried again at the next change
     if (image.dataset.plays !== wanted) {
@@ -263,13 +264,13 @@
     request.setRequestHeader("Content-Type", "application/octet-stream");
     request.send(file);
   }
-  function say(text) {
-    const place = $("local-notice");
+  function say(text, trouble = true) {
+    const place = $("notice");
     if (!place) return;
     place.replaceChildren();
     if (!text) return;
     const line = document.createElement("p");
-    line.className = "trouble";
+    line.className = trouble ? "trouble" : "";
     line.textContent = text;
     place.append(line);
   }
@@ -289,6 +290,7 @@
     live: () => live(),
     seek: (one) => seekButton(one),
     theme: () => theme(),
+    dismiss: (one) => one.closest("dialog").close(""),
     ask: (one) => ask(one.dataset.question),
     rename: (one) => {
       $("new-title").value = one.dataset.title;
@@ -327,7 +329,7 @@
   document.addEventListener("click", (event) => {
     const one = within(event, "[data-do]");
     document.querySelectorAll("details.menu[open]").forEach((menu) => {
-      if (!menu.contains(event.target) || one) menu.open = false;
+      if (!menu.contains(event.target) || one || within(event, "a")) menu.open = false;
     });
     if (one) {
       const does = DOES[one.dataset.do];
