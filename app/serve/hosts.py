@@ -121,7 +121,7 @@ def why_special(address: Address) -> str | None:
 def why_never(host: str) -> str | None:
     """What makes a host that is given as an address one that nobody may connect to; None for others, and for names."""
     literal = _literal(host)
-    return literal and why_special(literal)
+    return why_special(literal) if literal else None
 
 
 def _inner(address: Address) -> IPv4Address | None:
