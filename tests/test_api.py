@@ -13,18 +13,14 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from serving import Served, make_hub, serve, write_video
+from serving import LONG, QUESTION, Served, make_hub, serve, slow_down, wait_for, write_video
 
-from vstream import batch
 from vstream.app.serve.frames import frame_at
 from vstream.app.serve.stopping import Stopping
 from vstream.app.serve.stream import Span
 from vstream.app.serve.telling import binned
 from vstream.app.serve.uploads import Uploads
 from vstream.sources import FileSource
-
-QUESTION = {"question": "what is there now?"}
-LONG = QUESTION | {"temperature": 8.0, "max_tokens": 200, "seed": 5}
 
 
 @pytest.fixture(scope="module")
@@ -214,23 +210,7 @@ def test_a_stream_that_is_closed_ends_its_questions(served: Served, pushed_id: s
 
 @pytest.fixture
 def slow_tokens(monkeypatch: pytest.MonkeyPatch) -> float:
-    """Seconds that every token takes, of a model that is otherwise the real one."""
-    seconds, advance = 0.1, batch.advance
-
-    def slow_advance(*arguments):
-        time.sleep(seconds)
-        advance(*arguments)
-
-    monkeypatch.setattr(batch, "advance", slow_advance)
-    return seconds
-
-
-def wait_for(holds, seconds: float = 10.0) -> float:
-    began = time.monotonic()
-    while not holds():
-        assert time.monotonic() - began < seconds, "it did not come to pass"
-        time.sleep(0.002)
-    return time.monotonic() - began
+    return slow_down(monkeypatch)
 
 
 def raw_ask(served: Served, stream_id: str, body: dict) -> socket.socket:
