@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +13,39 @@ from pathlib import Path
 import av
 import httpx
 import numpy as np
+import pytest
 import uvicorn
 
-from vstream.app.serve.hub import Hub
+from vstream import batch
+from vstream.app.serve.hub import Hub, Opener
 from vstream.app.serve.library import Library
 from vstream.app.serve.server import build_app
 from vstream.sources import Source, open_source
 
 START_SECONDS = 30
+QUESTION = {"question": "what is there now?"}
+LONG = QUESTION | {"temperature": 8.0, "max_tokens": 200, "seed": 5}
+"""A question whose answer goes on and on."""
+
+
+def wait_for(holds: Callable[[], object], seconds: float = 20.0) -> None:
+    """Returns when something holds."""
+    until = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < until, "it did not come to pass"
+        time.sleep(0.002)
+
+
+def slow_down(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.1) -> float:
+    """Has every token take so many seconds, of a model that is otherwise the real one."""
+    advance = batch.advance
+
+    def slow_advance(*arguments):
+        time.sleep(seconds)
+        advance(*arguments)
+
+    monkeypatch.setattr(batch, "advance", slow_advance)
+    return seconds
 
 
 @dataclass(frozen=True)
@@ -104,6 +129,6 @@ def serve(hub: Hub, **options) -> Iterator[Served]:
         assert not thread.is_alive(), "the server did not end"
 
 
-def make_hub(root: Path, model: str = "tiny", **options) -> Hub:
-    """A hub that opens anything; nothing is loaded yet."""
+def make_hub(root: Path, model: str = "tiny", opener: Opener = opener, **options) -> Hub:
+    """A hub that opens anything, unless told otherwise; nothing is loaded yet."""
     return Hub(opener, Library(root), models=(model,), settings={"disk_bytes": 64 << 20}, **options)

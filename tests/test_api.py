@@ -13,9 +13,10 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from serving import Served, make_hub, serve, write_video
+from serving import LONG, QUESTION, Served, make_hub, serve, slow_down, wait_for, write_video
+from serving import opener as open_anything
 
-from vstream import batch
+from vstream.app.serve.allowed import SourcePolicy
 from vstream.app.serve.frames import frame_at
 from vstream.app.serve.stopping import Stopping
 from vstream.app.serve.stream import Span
@@ -23,14 +24,16 @@ from vstream.app.serve.telling import binned
 from vstream.app.serve.uploads import Uploads
 from vstream.sources import FileSource
 
-QUESTION = {"question": "what is there now?"}
-LONG = QUESTION | {"temperature": 8.0, "max_tokens": 200, "seed": 5}
-
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     folder = tmp_path_factory.mktemp("api")
-    with serve(make_hub(folder / "memories"), uploads=Uploads(folder / "uploads", max_mib=1)) as served:
+    uploads, policy = Uploads(folder / "uploads", max_mib=1), SourcePolicy([], folder / "uploads")
+
+    def opener(given: str, max_side: int) -> object:
+        return policy.open(given, max_side=max_side) if given.startswith("upload:") else open_anything(given, max_side)
+
+    with serve(make_hub(folder / "memories", opener=opener), uploads=uploads) as served:
         yield served
 
 
@@ -214,23 +217,7 @@ def test_a_stream_that_is_closed_ends_its_questions(served: Served, pushed_id: s
 
 @pytest.fixture
 def slow_tokens(monkeypatch: pytest.MonkeyPatch) -> float:
-    """Seconds that every token takes, of a model that is otherwise the real one."""
-    seconds, advance = 0.1, batch.advance
-
-    def slow_advance(*arguments):
-        time.sleep(seconds)
-        advance(*arguments)
-
-    monkeypatch.setattr(batch, "advance", slow_advance)
-    return seconds
-
-
-def wait_for(holds, seconds: float = 10.0) -> float:
-    began = time.monotonic()
-    while not holds():
-        assert time.monotonic() - began < seconds, "it did not come to pass"
-        time.sleep(0.002)
-    return time.monotonic() - began
+    return slow_down(monkeypatch)
 
 
 def raw_ask(served: Served, stream_id: str, body: dict) -> socket.socket:
@@ -438,7 +425,7 @@ def test_uploads_that_will_not_do_are_refused(served: Served) -> None:
     large = served.http.post("/v1/uploads", content=b"x" * (3 << 20))
     assert large.status_code == 413
     assert "1 MiB" in error_of(large)["message"]
-    assert served.http.post("/v1/uploads", content=b"no video at all").status_code == 400
+    assert served.http.post("/v1/uploads", content=b"no video at all").status_code == 415
     form = served.http.post("/v1/uploads", files={"other": ("a.mp4", b"x")})
     assert form.status_code == 400
     assert error_of(form)["param"] == "file"

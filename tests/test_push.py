@@ -12,15 +12,13 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
-from serving import Served, make_hub, serve
+from serving import QUESTION, Served, make_hub, serve, wait_for
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from vstream.app.serve import pictures
 from vstream.app.serve.pictures import decode_picture
 from vstream.app.serve.stopping import Stopping
-
-QUESTION = {"question": "what is there now?"}
 
 
 @pytest.fixture(scope="module")
@@ -65,13 +63,6 @@ def send(served: Served, stream_id: str, data: bytes, kind: str = "image/jpeg", 
 
 def error_of(response) -> dict:
     return response.json()["error"]
-
-
-def wait_for(holds, seconds: float = 20.0) -> None:
-    until = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < until, "it did not come to pass"
-        time.sleep(0.005)
 
 
 # Pictures

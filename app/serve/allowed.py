@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from vstream.app.serve.hosts import AllowedHost, Resolver, allowed_host, connect, resolved
+from vstream.app.serve.hosts import AllowedHost, Resolver, allowed_host, connect, resolved, why_never
 from vstream.app.serve.synthetic import check_graph
 from vstream.app.serve.uploads import SCHEME, upload_path
 from vstream.sources import CameraSource, Source, open_source
@@ -166,6 +166,11 @@ class SourcePolicy:
                 raise SourceRefused(f"the camera {address.name} is not allowed here; {self._instead('webcam:0')}")
             return Opened(CameraSource(address, max_side=max_side), None, address.name)
         host, port, tls = address.endpoint
+        special = why_never(host)
+        if special:
+            raise SourceRefused(
+                f"{special} addresses like {host} are never connected to; give the camera's own address"
+            )
         if not any(allowed.allows(host, port) for allowed in self.hosts):
             raise SourceRefused(f"the camera {address.name} is not allowed here; {self._instead(host)}")
         reach = partial(connect, host, port, tls=tls, resolver=self._resolver)
