@@ -53,7 +53,7 @@ def list_streams(request: Request) -> records.StreamList:
     return records.StreamList(data=[telling.stream_record(stream) for stream in hub_of(request).streams()])
 
 
-@router.post("/streams", tags=["streams"], status_code=201, responses=documented(400, 404, 409))
+@router.post("/streams", tags=["streams"], status_code=201, responses=documented(400, 403, 404, 409))
 async def open_stream(request: Request, response: Response, new: records.NewStream) -> records.StreamRecord:
     """Starts watching a source. The first stream of a model waits until it is loaded."""
 
@@ -314,7 +314,9 @@ def list_memories(request: Request) -> records.KeptList:
     return records.KeptList(data=[telling.kept_record(hub, kept) for kept in hub.memories()])
 
 
-@router.post("/memories/{memory_id}/resume", tags=["memories"], status_code=201, responses=documented(400, 404, 409))
+@router.post(
+    "/memories/{memory_id}/resume", tags=["memories"], status_code=201, responses=documented(400, 403, 404, 409)
+)
 async def resume_memory(
     request: Request, response: Response, memory_id: MemoryId, resume: Annotated[records.Resume | None, Body()] = None
 ) -> records.StreamRecord:

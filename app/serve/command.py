@@ -59,6 +59,7 @@ def _build(options: ServeOptions, settings: dict[str, object]) -> tuple[Hub, Fas
     from vstream.app.serve.library import Library
     from vstream.app.serve.page.page import mount_page
     from vstream.app.serve.server import build_app
+    from vstream.app.serve.stopping import Stopping
     from vstream.app.serve.uploads import Uploads
 
     if not 1 <= options.max_streams <= MAX_STREAMS:
@@ -88,7 +89,7 @@ def _build(options: ServeOptions, settings: dict[str, object]) -> tuple[Hub, Fas
         preset=options.preset,
         max_streams=options.max_streams,
     )
-    app = build_app(hub, policy=policy, uploads=uploads)
+    app = build_app(hub, policy=policy, uploads=uploads, stopping=Stopping())
     mount_page(app, hub, policy, uploads)
     return hub, app
 

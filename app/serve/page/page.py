@@ -1,0 +1,172 @@
+"""The page's layout and events in Gradio, mounted on the server's FastAPI app.
+
+Gradio carries HTML from the server and events back; what the HTML says is made in the other files of this folder, and
+what only a browser can do is in static/page.js. This module knows nothing of models or memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported; nothing may leave the machine
+
+import gradio as gr
+
+from vstream.app.serve.page.chat import conversation
+from vstream.app.serve.page.html import filled, notice, options, static
+from vstream.app.serve.page.routes import router
+from vstream.app.serve.page.visit import Panels, Visit
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from vstream.answer import Answer
+    from vstream.app.serve.allowed import SourcePolicy
+    from vstream.app.serve.hub import Hub
+    from vstream.app.serve.uploads import Uploads
+
+TICK_SECONDS = 1.0
+WORDS_SECONDS = 0.15
+"""A growing answer is sent at most so often."""
+
+ON_LOAD = "vstreamPage.connect(trigger, ['act', 'ask']); watch('value', () => vstreamPage.sync());"
+MAP_ON_LOAD = "watch('value', () => vstreamPage.mark());"
+LOG_ON_LOAD = "watch('value', () => vstreamPage.follow());"
+QUIET: dict[str, Any] = {
+    "show_progress": "hidden",
+    "trigger_mode": "multiple",
+    "concurrency_limit": None,
+    "api_visibility": "private",
+}
+"""How the page's events run: side by side, without Gradio's spinners, and in no API."""
+
+
+def mount_page(app: FastAPI, hub: Hub, policy: SourcePolicy, uploads: Uploads | None = None) -> FastAPI:
+    """Puts the page at "/" and its routes below /v1; to be called after all other routes are there.
+
+    Args:
+        app: with the API's routes, which page.js uses, and a `Stopping` at `app.state.stopping`.
+        hub: what the page shows.
+        policy: says on the page what may be opened.
+        uploads: None where the server takes none.
+    """
+    app.include_router(router(hub))
+    page = build(hub, policy.describe(), takes_uploads=uploads is not None)
+    theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"])
+    head = f"<style>{static('page.css')}</style><script>{static('page.js')}</script>"
+    mounted: FastAPI = gr.mount_gradio_app(
+        app, page, path="/", server_name="127.0.0.1", theme=theme, head=head, footer_links=[], run_history=False,
+        show_error=False, ssr_mode=False, enable_monitoring=False, mcp_server=False, pwa=False, max_file_size=0,
+    )  # fmt: skip
+    return mounted
+
+
+def build(hub: Hub, may_open: str, *, takes_uploads: bool = True) -> gr.Blocks:
+    """The page, not mounted yet; `may_open` says what sources there are."""
+    page: gr.Blocks = gr.Blocks(title="vstream", analytics_enabled=False, fill_width=True)
+    with page:
+        visit = gr.State(None)
+        panels = _lay_out(_begin(hub, may_open, takes_uploads))
+        everything = list(panels)
+
+        def load(request: gr.Request) -> tuple[Any, ...]:
+            visited = Visit(hub, str(request.query_params.get("stream", "")))
+            return (visited, *_outputs(visited.panels(with_shelf=True)))
+
+        page.load(load, None, [visit, *everything], **QUIET)
+        gr.Timer(TICK_SECONDS).tick(_tick, visit, everything, **{**QUIET, "trigger_mode": "once"})
+        panels.state.act(_act, visit, everything, **QUIET)
+        panels.state.ask(_ask, visit, [panels.log, panels.notice], **QUIET)
+    return page
+
+
+def _html(value: str = "", **more: Any) -> gr.HTML:
+    return gr.HTML(value, apply_default_css=False, **{"js_on_load": None, **more})
+
+
+def _begin(hub: Hub, may_open: str, takes_uploads: bool) -> str:
+    """What is seen first."""
+    return filled(
+        "home.html",
+        models=options(hub.models, {}),
+        presets=options(("", *hub.presets), {"": "the model's own"}),
+        may_open=escape(may_open),
+        no_uploads="" if takes_uploads else "hidden",
+    )
+
+
+def _lay_out(begin: str) -> Any:
+    """All parts, in their places; those that change."""
+    parts: dict[str, gr.HTML] = {}
+    with gr.Column(elem_id="page"):
+        parts["top"] = _html(elem_id="top")
+        _html(static("top.html"))
+        with gr.Column(elem_id="home"):
+            _html(begin)
+            parts["shelf"] = _html()
+        with gr.Row(elem_id="watch"):
+            with gr.Column(elem_id="left"):
+                with gr.Column(elem_id="stage-box"):
+                    _html(static("stage.html"), elem_id="stage")
+                    parts["overlay"] = _html(elem_id="status")
+                parts["gauges"] = _html(elem_id="gauges")
+                parts["map"] = _html(elem_id="map", js_on_load=MAP_ON_LOAD)
+            with gr.Column(elem_id="right"):
+                parts["head"] = _html(elem_id="chat-head")
+                parts["log"] = _html(elem_id="log-box", js_on_load=LOG_ON_LOAD)
+                parts["notice"] = _html()
+                _html(static("ask.html"), elem_id="ask-box")
+        _html(static("dialogs.html"))
+        parts["state"] = _html(elem_id="state-box", js_on_load=ON_LOAD)
+    return Panels(**parts)  # type: ignore[arg-type]  # the components, under the names of what they show
+
+
+def _outputs(panels: Panels) -> tuple[Any, ...]:
+    return tuple(gr.skip() if html is None else html for html in panels)
+
+
+def _tick(visit: Visit | None) -> tuple[Any, ...]:
+    """What has changed; nothing before the page is loaded."""
+    return _outputs(visit.news()) if visit else _outputs(Panels(*[None] * len(Panels._fields)))
+
+
+def _act(visit: Visit, event: gr.EventData) -> Iterator[tuple[Any, ...]]:
+    assert visit is not None, "page.js acts only after the page is loaded"
+    for panels in visit.act(event.what):
+        yield _outputs(panels)
+
+
+async def _ask(visit: Visit, event: gr.EventData) -> AsyncIterator[tuple[Any, Any]]:
+    """Streams the conversation while the answer grows. It goes on when nobody listens any more."""
+    turn = await asyncio.to_thread(visit.ask, event.what)
+    if turn is None:
+        yield gr.skip(), visit.panels().notice
+        return
+    async for _ in growth(turn.answer):
+        if visit.stream is not None:
+            yield conversation(visit.stream), notice("")
+
+
+async def growth(answer: Answer, every_seconds: float = WORDS_SECONDS) -> AsyncIterator[None]:
+    """Once now, then after each change, not too often, and once when it is over."""
+    loop, changed = asyncio.get_running_loop(), asyncio.Event()
+
+    def listener() -> None:
+        loop.call_soon_threadsafe(changed.set)
+
+    answer.subscribe(listener)
+    try:
+        yield
+        while not answer.done:
+            await changed.wait()
+            changed.clear()
+            if not answer.done:
+                yield
+                await asyncio.sleep(every_seconds)
+        yield
+    finally:
+        answer.unsubscribe(listener)

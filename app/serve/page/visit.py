@@ -1,0 +1,203 @@
+"""What one open page shows and does: acts on the hub, and makes the HTML of every part. Knows nothing of Gradio."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from vstream.app.serve.hub import Hub
+from vstream.app.serve.library import UnknownStreamError
+from vstream.app.serve.page.chat import conversation
+from vstream.app.serve.page.gauges import gauges, overlay
+from vstream.app.serve.page.html import data, notice
+from vstream.app.serve.page.map import lanes_of, memory_map
+from vstream.app.serve.page.parts import chat_head, shelf, top
+from vstream.app.serve.stream import Stream, Turn
+
+SAMPLE = "sample"
+SETTLE_SECONDS = 3.0
+"""So long after its last change a part is sent again, in case two messages crossed."""
+What = Mapping[str, str]
+"""What a button carries: names and texts, from a browser."""
+
+
+class Panels(NamedTuple):
+    """HTML of all that changes on the page; None where it is as it was."""
+
+    state: str | None
+    top: str | None
+    overlay: str | None
+    gauges: str | None
+    map: str | None
+    head: str | None
+    log: str | None
+    shelf: str | None
+    notice: str | None
+
+
+class Visit:
+    """One open page: which stream it shows, and what it was told last.
+
+    Attributes:
+        stream_id: of the stream that is shown, "" for the beginning.
+    """
+
+    def __init__(self, hub: Hub, stream_id: str = "") -> None:
+        """Shows a stream if it is open, else the beginning."""
+        self._hub = hub
+        self.stream_id = stream_id
+        self._notice, self._busy, self._acts = "", "", 0
+        self._sent: dict[str, tuple[str, float]] = {}
+        if self.stream is None:
+            self.stream_id = ""
+
+    @property
+    def stream(self) -> Stream | None:
+        """The stream that is shown; None for the beginning, or when it was closed elsewhere."""
+        return next((stream for stream in self._hub.streams() if stream.id == self.stream_id), None)
+
+    def act(self, what: What) -> Iterator[Panels]:
+        """Does what a button says; the page before what takes long, and after it. Errors are told on the page."""
+        self._acts += 1
+        self._notice = ""
+        if what.get("do") in SLOW:
+            self._busy = SLOW[what["do"]]
+            yield self.panels()
+        try:
+            ACTS[what.get("do", "")](self, what)
+        except (ValueError, RuntimeError, LookupError, OSError) as error:
+            self._notice = sentence(error)
+        self._busy = ""
+        self._acts += 1
+        yield self.panels(with_shelf=True)
+
+    def ask(self, what: What) -> Turn | None:
+        """Asks about a stream; None where that will not do, which is told on the page."""
+        self._notice = ""
+        try:
+            return self._hub.stream(what.get("stream", "")).ask(what.get("question", ""))
+        except (ValueError, RuntimeError, LookupError) as error:
+            self._notice = sentence(error)
+            return None
+
+    # What buttons do
+
+    def _open(self, what: What) -> None:
+        source = what.get("source", "")
+        stream = self._hub.open(
+            source,
+            title="Sample" if source == SAMPLE else None,
+            model=what.get("model") or None,
+            preset=what.get("preset") or None,
+            kept=bool(what.get("kept")),
+            realtime=source == SAMPLE or what.get("pace") == "play",
+        )
+        self.stream_id = stream.id
+
+    def _show(self, what: What) -> None:
+        self.stream_id = self._hub.stream(what["stream"]).id
+
+    def _home(self, what: What) -> None:
+        self.stream_id = ""
+
+    def _close(self, what: What) -> None:
+        self._hub.close_stream(what["stream"])
+        self.stream_id = ""
+
+    def _keep(self, what: What) -> None:
+        self._hub.keep(what["stream"])
+
+    def _keep_and_close(self, what: What) -> None:
+        self._keep(what)
+        self._close(what)
+
+    def _resume(self, what: What) -> None:
+        stream = self._hub.resume(what["memory"])
+        self.stream_id, self._notice = stream.id, stream.note
+
+    def _rename(self, what: What) -> None:
+        self._hub.rename(what["memory"], what.get("title", ""))
+
+    def _delete(self, what: What) -> None:
+        self._hub.delete(what["memory"])
+
+    def _stop(self, what: What) -> None:
+        self._hub.stream(what["stream"]).turn(int(what["turn"])).answer.cancel()
+
+    # What is shown
+
+    def panels(self, *, with_shelf: bool = False) -> Panels:
+        """The page as it stands."""
+        stream = self.stream
+        streams = self._hub.streams()
+        look = stream.look() if stream else None
+        turns = stream.turns if stream else ()
+        return Panels(
+            state=self._state(stream, streams),
+            top=top(streams, stream.id if stream else ""),
+            overlay=overlay(stream, look) if stream and look else "",
+            gauges=gauges(look, [turn.answer for turn in turns]) if look else "",
+            map=self._map(stream) if stream else "",
+            head=chat_head(stream) if stream else "",
+            log=conversation(stream) if stream else "",
+            shelf=self._shelf(streams) if with_shelf else None,
+            notice=notice(self._notice if stream else ""),
+        )
+
+    def news(self) -> Panels:
+        """Those panels that have changed within the last seconds."""
+        return Panels(**{name: self._fresh(name, html) for name, html in self.panels()._asdict().items()})
+
+    def _fresh(self, name: str, html: str | None) -> str | None:
+        before, changed = self._sent.get(name, (None, 0.0))
+        if html is not None and html != before:
+            changed = time.monotonic()
+            self._sent[name] = html, changed
+        return html if time.monotonic() - changed < SETTLE_SECONDS else None
+
+    def _state(self, stream: Stream | None, streams: list[Stream]) -> str:
+        values = {
+            "view": "watch" if stream else "home",
+            "stream": stream.id if stream else "",
+            "file": "1" if stream and stream.file else "",
+            "streams": " ".join(one.id for one in streams),
+            "busy": self._busy,
+            "told": "" if stream else self._notice,
+            "acts": self._acts,
+        }
+        return f'<div id="state"{data(values)}></div>'
+
+    def _map(self, stream: Stream) -> str:
+        answers = [turn.answer for turn in stream.turns if turn.answer.recalled]
+        clock = stream.look().clock_seconds or 0.0
+        return memory_map(lanes_of(stream.session.rows()), answers[-1].recalled if answers else (), clock)
+
+    def _shelf(self, streams: list[Stream]) -> str:
+        return shelf(self._hub.memories(), frozenset(stream.id for stream in streams))
+
+
+SLOW = {
+    "open": "Opening it; the first time a model is loaded this takes a moment…",
+    "resume": "Opening the memory…",
+}
+ACTS = {
+    "open": Visit._open,
+    "show": Visit._show,
+    "home": Visit._home,
+    "close": Visit._close,
+    "keep": Visit._keep,
+    "keep-close": Visit._keep_and_close,
+    "resume": Visit._resume,
+    "rename": Visit._rename,
+    "delete": Visit._delete,
+    "stop": Visit._stop,
+}
+
+
+def sentence(error: Exception) -> str:
+    """An error as people read it: one sentence, beginning with a capital."""
+    text = str(error.args[0]) if isinstance(error, LookupError) and error.args else str(error)
+    if isinstance(error, UnknownStreamError):
+        text = "this stream or memory is no longer there; it was closed or deleted elsewhere"
+    return text[:1].upper() + text[1:] if text else type(error).__name__
