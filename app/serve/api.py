@@ -127,13 +127,23 @@ def _change(hub: Hub, stream_id: str, change: records.Change) -> None:
 EVENTS = """As server-sent events: `evidence` (what the answer saw, as soon as it is known), then `token`s
 ({"text"}), then `done` (the whole turn, with `usage`), or `error` in place of it. As JSON: the whole turn."""
 
+EVENT = {
+    "type": "object",
+    "description": EVENTS,
+    "required": ["event", "data"],
+    "properties": {
+        "event": {"type": "string", "enum": ["evidence", "token", "done", "error"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+}
+
 
 @router.post(
     "/streams/{stream_id}/ask",
     tags=["questions"],
     response_model=records.TurnRecord,
     responses={
-        200: {"content": {"text/event-stream": {"schema": {"type": "string", "description": EVENTS}}}},
+        200: {"content": {"text/event-stream": {"schema": EVENT}}},
         **documented(400, 404, 409, 500),
     },
     description=f"Asks about what was seen. {EVENTS} If the client goes away, the answer is not made any further.",
