@@ -19,7 +19,6 @@ from servers import TOKEN, serving
 from vstream.app.serve.allowed import SourcePolicy
 from vstream.app.serve.hub import Hub
 from vstream.app.serve.library import Library
-from vstream.app.serve.page import mount_page
 from vstream.app.serve.page.html import size
 from vstream.app.serve.page.map import cover, lanes_of, memory_map
 from vstream.app.serve.server import build_app
@@ -54,6 +53,13 @@ def test_columns_are_covered_by_as_much_as_lies_in_them():
         fine[int(start * 400) : int(end * 400)] += 1
     assert got == pytest.approx(np.minimum(fine.reshape(40, 1000).mean(axis=1), 1), abs=0.01)
     assert not cover(np.zeros((0, 2)), 100.0).any()
+
+
+def test_what_was_not_used_is_not_drawn_as_if():
+    for end in np.linspace(37.0, 38.0, 50):
+        shares = cover(np.array([[0.0, 4.0], [4.0, 8.0]]), float(end))
+        assert (shares > 0).sum() == pytest.approx(8 / end * len(shares), abs=1)
+        assert not (shares[int(8 / end * len(shares)) + 1 :] > 0).any()
 
 
 def test_the_map_of_a_long_memory_stays_small_and_shows_what_was_used():
@@ -242,6 +248,21 @@ def test_what_will_not_do_is_said_where_one_looks(page, folder):
 
 
 @pytest.mark.slow
+def test_a_video_is_uploaded_and_watched_as_one_chose(page, tmp_path):
+    (tmp_path / "notes.mp4").write_text("no video at all")
+    page.set_input_files("#upload", tmp_path / "notes.mp4")
+    page.wait_for_selector("#notice .trouble")
+    page.click("details.more summary")
+    page.select_option("#preset", "rekv")
+    page.select_option("#kept", "1")
+    page.set_input_files("#upload", SAMPLE)
+    page.wait_for_selector("#watch .asks")
+    assert page.locator(".chat-head h2").inner_text() == "sample.mp4"
+    assert page.locator(".chat-head .what p").inner_text() == "embedded · rekv · kept"
+    page.wait_for_function("document.getElementById('live').naturalWidth > 0")
+
+
+@pytest.mark.slow
 def test_the_webcam_is_watched_and_asked_about(page):
     page.click("text=Use this webcam")
     page.wait_for_selector("#watch .asks")
@@ -419,6 +440,8 @@ def test_a_stranger_logs_in_with_the_token_and_then_it_is_the_same_page(browser,
 
 def small_app(folder: Path) -> FastAPI:
     """All that the server has, but no model is loaded."""
+    from vstream.app.serve.page.page import mount_page
+
     policy, library = SourcePolicy(()), Library(folder)
     hub = Hub(lambda source, max_side: policy.open(source, max_side=max_side), library, models=("tiny",))
     return mount_page(build_app(hub, policy=policy, stopping=Stopping()), hub, policy)
