@@ -31,7 +31,7 @@ from vstream.app.serve.allowed import SourcePolicy
 from vstream.app.serve.hub import Hub
 from vstream.app.serve.library import Library
 from vstream.app.serve.options import ServeOptions
-from vstream.app.serve.page.media import router as media
+from vstream.app.serve.page.routes import router as page_routes
 from vstream.app.serve.server import build_app
 from vstream.app.serve.serving import listen, make_server
 from vstream.app.serve.stopping import Stopping
@@ -157,7 +157,7 @@ def main() -> None:
         hub = Hub(lambda source, max_side: policy.open(source, max_side=max_side), library, models=(arguments.model,))
         app = build_app(hub, policy=policy)
         app.state.stopping = Stopping()
-        app.include_router(media)
+        app.include_router(page_routes(hub))
         listener = listen(ServeOptions(port=0, questions_per_minute=100_000, requests_per_second=100_000), {})
         server = make_server(app, listener)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener.socket]}, daemon=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +13,39 @@ from pathlib import Path
 import av
 import httpx
 import numpy as np
+import pytest
 import uvicorn
 
+from vstream import batch
 from vstream.app.serve.hub import Hub
 from vstream.app.serve.library import Library
 from vstream.app.serve.server import build_app
 from vstream.sources import Source, open_source
 
 START_SECONDS = 30
+QUESTION = {"question": "what is there now?"}
+LONG = QUESTION | {"temperature": 8.0, "max_tokens": 200, "seed": 5}
+"""A question whose answer goes on and on."""
+
+
+def wait_for(holds: Callable[[], object], seconds: float = 20.0) -> None:
+    """Returns when something holds."""
+    until = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < until, "it did not come to pass"
+        time.sleep(0.002)
+
+
+def slow_down(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.1) -> float:
+    """Has every token take so many seconds, of a model that is otherwise the real one."""
+    advance = batch.advance
+
+    def slow_advance(*arguments):
+        time.sleep(seconds)
+        advance(*arguments)
+
+    monkeypatch.setattr(batch, "advance", slow_advance)
+    return seconds
 
 
 @dataclass(frozen=True)
@@ -35,15 +60,19 @@ def opener(given: str, max_side: int) -> Plain:
     return Plain(source, None if source.is_live else Path(given))
 
 
-def write_video(path: Path, seconds: int = 12, rate: int = 5, **options) -> Path:
+def write_video(
+    path: Path, seconds: int = 12, rate: int = 5, codec: str = "mpeg4", start_seconds: int = 0, **options
+) -> Path:
     """A bar that moves to the right; its place tells a frame's number."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=rate, options={key: str(value) for key, value in options.items()})
+        stream = container.add_stream(codec, rate=rate, options={key: str(value) for key, value in options.items()})
         stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
         for i in range(rate * seconds):
             image = np.full((64, 96, 3), 40, np.uint8)
             image[:, (i * 2) % 90 : (i * 2) % 90 + 6] = 230
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+            frame = av.VideoFrame.from_ndarray(image, "rgb24")
+            frame.pts = start_seconds * rate + i
+            container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 
 import pytest
@@ -11,6 +12,7 @@ from servers import TOKEN, wait_for
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from vstream.app.serve.limits import Limits, MovingWindow
+from vstream.app.serve.protocol import ImpatientProtocol
 
 # How much ----------------------------------------------------------------------------------------------------------
 
@@ -120,3 +122,31 @@ def test_heads_and_messages_are_bounded() -> None:
             with pytest.raises(ConnectionClosed) as closed:
                 pushing.recv(timeout=5)
             assert closed.value.rcvd.code == 1009
+
+
+def test_silent_and_slow_connections_do_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImpatientProtocol, "wait_seconds", 0.5)
+    with served() as (client, server, work), contextlib.ExitStack() as open_ones:
+        address = (client.base_url.host, client.base_url.port)
+        silent, slow, refused = (
+            open_ones.enter_context(socket.create_connection(address, timeout=5)) for _ in range(3)
+        )
+        live = open_ones.enter_context(client.stream("GET", "/v1/streams/1/live.mjpg")).iter_raw()
+        pushing = open_ones.enter_context(connect(client, BEARER))
+        refused.sendall(b"POST /v1/streams HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000000\r\n\r\n")
+        assert b" 401 " in refused.recv(4096)
+        begun = time.monotonic()
+        with contextlib.suppress(ConnectionError):
+            while time.monotonic() < begun + 1.5:
+                slow.sendall(b"x")
+                refused.sendall(b"x")
+                time.sleep(0.05)
+        assert time.monotonic() - begun < 1.4, "bytes now and then do not help"
+        with contextlib.suppress(ConnectionError):
+            assert silent.recv(100) == b""
+        assert time.monotonic() - begun < 2.5
+        assert work.open == 2, "what is under way stays"
+        assert next(live)
+        pushing.send(b"123")
+        assert pushing.recv(timeout=5) == "3"
+        assert len(server.server_state.connections) == 2

@@ -6,6 +6,7 @@ the middle; live views that come and go; frames, memory maps and metrics. `VSTRE
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import os
@@ -68,6 +69,12 @@ def server(tmp_path: Path):
             process.wait()
 
 
+@pytest.fixture
+def connections():
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
 class Load:
     """Threads that do one thing again and again until it ends; the first error of any is kept."""
 
@@ -99,7 +106,7 @@ class Load:
         assert not self.errors, self.errors
 
 
-def test_memory_stays_flat_under_load(server) -> None:
+def test_memory_stays_flat_under_load(server, connections: contextlib.ExitStack) -> None:
     from websockets.sync.client import connect
 
     process, url = server
@@ -111,13 +118,16 @@ def test_memory_stays_flat_under_load(server) -> None:
         return reply.json()["id"]
 
     pushed, camera = opened(source="push"), opened(source=CAMERA)
-    socket = connect(f"{url.replace('http', 'ws', 1)}/v1/streams/{pushed}/push")
+    socket = connections.enter_context(connect(f"{url.replace('http', 'ws', 1)}/v1/streams/{pushed}/push"))
 
     def push(number: int) -> None:
         picture = io.BytesIO()
         shade = np.full((240, 320, 3), number * 7 % 255, np.uint8)
         PIL_Image.fromarray(shade).save(picture, "JPEG")
         socket.send(picture.getvalue())
+        with contextlib.suppress(TimeoutError):  # what the server tells must be read, or pongs are not seen either
+            while True:
+                socket.recv(timeout=0)
 
     def ask(number: int) -> None:
         stream = (pushed, camera)[number % 2]
@@ -150,7 +160,6 @@ def test_memory_stays_flat_under_load(server) -> None:
     while not load.over.wait(2.0) and time.monotonic() - began < SOAK_SECONDS:
         samples.append((time.monotonic() - began, anonymous_mb(process.pid)))
     load.end()
-    socket.close()
     warm = np.array([one for one in samples if one[0] > WARM_SHARE * SOAK_SECONDS])
     slope, low, high = slope_and_bounds(warm[:, 0] / 60, warm[:, 1])
     print(f"{samples[0][1]:.1f} MB at first, {warm[0, 1]:.1f} MB warm, {warm[-1, 1]:.1f} MB at the end; {load.counts}")

@@ -11,12 +11,13 @@ import os
 import re
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from vstream.app.serve.hosts import AllowedHost, Resolver, allowed_host, connect, resolved
+from vstream.app.serve.hosts import AllowedHost, Resolver, allowed_host, connect, resolved, why_never
 from vstream.app.serve.synthetic import check_graph
+from vstream.app.serve.uploads import SCHEME, upload_path
 from vstream.sources import CameraSource, Source, open_source
 from vstream.sources.camera_address import CameraAddress, camera_address
 from vstream.sources.relay import relayed
@@ -29,7 +30,7 @@ SYSTEM_FOLDERS = tuple(map(Path, ("/dev", "/proc", "/sys")))
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 
 
-class Refused(ValueError):
+class SourceRefused(ValueError):
     """A source that this server does not open; its text is one sentence, without credentials."""
 
 
@@ -91,8 +92,9 @@ class SourcePolicy:
         for text in allow:
             self._allow(text)
         self._shown = [str(folder) for folder in self.folders] + [host.text for host in self.hosts] + self.cameras
-        if uploads is not None:
-            self.folders.append(Path(uploads).resolve())
+        self._uploads = None if uploads is None else Path(uploads).resolve()
+        if self._uploads is not None:
+            self.folders.append(self._uploads)
 
     def _allow(self, text: str) -> None:
         camera = camera_address(text) if text.startswith(("webcam:", "/dev/")) else None
@@ -110,34 +112,37 @@ class SourcePolicy:
 
     def describe(self) -> str:
         """What may be opened, for people: "the sample, uploads, synthetic cameras, /videos, camera.lan"."""
-        return ", ".join(["the sample"] * bool(self.sample) + ["uploads", "synthetic cameras", *self._shown])
+        uploads = ["uploads"] * bool(self._uploads)
+        return ", ".join(["the sample"] * bool(self.sample) + [*uploads, "synthetic cameras", *self._shown])
 
     def open(self, text: str, *, max_side: int) -> Opened:
         """Opens what a person named, if it is allowed.
 
         Args:
-            text: "sample", a file or a folder (relative ones are also looked for in the allowed folders), an RTSP
-                address, webcam:0, or lavfi: with a plain graph.
+            text: "sample", upload:NAME, a file or a folder (relative ones are also looked for in the allowed folders),
+                an RTSP address, webcam:0, or lavfi: with a plain graph.
             max_side: longest side of the frames, in pixels.
 
         Raises:
-            Refused: for what is not allowed.
+            SourceRefused: for what is not allowed.
             ValueError: for what is allowed, but malformed or no video.
             FileNotFoundError: if there is no such file in an allowed folder.
         """
         text = text.strip()
         if not text or len(text) > MAX_TEXT or not text.isprintable():
-            raise Refused(f"a source is a text of 1 to {MAX_TEXT} printable characters; {self._instead('DIR')}")
+            raise SourceRefused(f"a source is a text of 1 to {MAX_TEXT} printable characters; {self._instead('DIR')}")
         if text == SAMPLE:
             return self._open_sample(max_side)
         if text.startswith("lavfi:"):
             return self._open_synthetic(text, max_side)
+        if text.startswith(SCHEME):
+            return self._open_upload(text, max_side)
         address = camera_address(text)
         if address:
             return self._open_camera(address, max_side)
         scheme = _SCHEME.match(text)
         if scheme:
-            raise Refused(f"{scheme[1]}:// is not opened by this server; {self._instead('DIR|HOST')}")
+            raise SourceRefused(f"{scheme[1]}:// is not opened by this server; {self._instead('DIR|HOST')}")
         return self._open_path(text, max_side)
 
     def _instead(self, allow: str) -> str:
@@ -145,36 +150,51 @@ class SourcePolicy:
 
     def _open_sample(self, max_side: int) -> Opened:
         if self.sample is None:
-            raise Refused(f"the sample video is not installed with this server; {self._instead('DIR')}")
+            raise SourceRefused(f"the sample video is not installed with this server; {self._instead('DIR')}")
         return Opened(open_source(self.sample, max_side=max_side), self.sample, SAMPLE)
 
     def _open_synthetic(self, text: str, max_side: int) -> Opened:
         try:
             check_graph(text.removeprefix("lavfi:"))
         except ValueError as error:
-            raise Refused(str(error)) from None
+            raise SourceRefused(str(error)) from None
         return Opened(open_source(text, max_side=max_side), None, text)
 
     def _open_camera(self, address: CameraAddress, max_side: int) -> Opened:
         if address.format is not None:
             if address.name not in self.cameras:
-                raise Refused(f"the camera {address.name} is not allowed here; {self._instead('webcam:0')}")
+                raise SourceRefused(f"the camera {address.name} is not allowed here; {self._instead('webcam:0')}")
             return Opened(CameraSource(address, max_side=max_side), None, address.name)
         host, port, tls = address.endpoint
+        special = why_never(host)
+        if special:
+            raise SourceRefused(
+                f"{special} addresses like {host} are never connected to; give the camera's own address"
+            )
         if not any(allowed.allows(host, port) for allowed in self.hosts):
-            raise Refused(f"the camera {address.name} is not allowed here; {self._instead(host)}")
+            raise SourceRefused(f"the camera {address.name} is not allowed here; {self._instead(host)}")
         reach = partial(connect, host, port, tls=tls, resolver=self._resolver)
         return Opened(CameraSource(relayed(address, reach), max_side=max_side), None, address.name)
+
+    def _open_upload(self, text: str, max_side: int) -> Opened:
+        if self._uploads is None:
+            raise SourceRefused(f"this server takes no uploads; {self._instead('DIR')}")
+        path = upload_path(self._uploads, text)
+        if not path.is_file() or path.is_symlink():
+            raise FileNotFoundError(f"there is no upload {text.removeprefix(SCHEME)}; it may have made room for others")
+        return replace(self._open_path(str(path), max_side), given=SCHEME + path.name)
 
     def _open_path(self, text: str, max_side: int) -> Opened:
         path = self._allowed_path(text)
         try:
             mode = path.stat().st_mode
             if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-                raise Refused(f"{text} is neither a file nor a folder; give a video file or a folder of pictures")
+                raise SourceRefused(f"{text} is neither a file nor a folder; give a video file or a folder of pictures")
             source = open_source(path, max_side=max_side, trusted=False)
         except PermissionError:
-            raise Refused(f"{text} may not be read by this server; change its permissions or give another") from None
+            raise SourceRefused(
+                f"{text} may not be read by this server; change its permissions or give another"
+            ) from None
         return Opened(source, path if stat.S_ISREG(mode) else None, str(path))
 
     def _allowed_path(self, text: str) -> Path:
@@ -182,7 +202,9 @@ class SourcePolicy:
         paths = [_resolved(base / text) for base in (Path.cwd(), *self.folders)]
         inside = [path for path in paths if path and self._is_allowed(path)]
         if not inside:
-            raise Refused(f"{text!r} is not in a folder that this server may read; {self._instead(_folder_of(text))}")
+            raise SourceRefused(
+                f"{text!r} is not in a folder that this server may read; {self._instead(_folder_of(text))}"
+            )
         path = next((path for path in inside if os.path.lexists(path)), None)
         if path is None:
             raise FileNotFoundError(f"there is no file {text}")

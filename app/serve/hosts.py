@@ -118,6 +118,12 @@ def why_special(address: Address) -> str | None:
     return next((kind for kind, holds in kinds.items() if holds), None)
 
 
+def why_never(host: str) -> str | None:
+    """What makes a host that is given as an address one that nobody may connect to; None for others, and for names."""
+    literal = _literal(host)
+    return why_special(literal) if literal else None
+
+
 def _inner(address: Address) -> IPv4Address | None:
     """The IPv4 address that an IPv6 address stands for."""
     if isinstance(address, IPv4Address):
@@ -139,7 +145,7 @@ def checked_addresses(host: str, port: int, resolver: Resolver) -> list[str]:
         if special is None and not literal and (_inner(address) or address).is_loopback and not _is_local(host):
             special = "loopback"
         if special:
-            raise CameraRefused(f"{host} has a {special} address, {text}, which is never connected to")
+            raise CameraRefused(f"{host} has the {special} address {text}, which is never connected to")
     return addresses
 
 

@@ -77,7 +77,7 @@ def kind_of(visit: Visit) -> Kind:
         return "picture" if path.endswith((".jpg", ".mjpg", "/source")) else "request"
     if path in ASKING or path.endswith("/ask"):
         return "question"
-    return "push" if path.endswith("/push") else "request"
+    return "push" if path.endswith("/frames") else "request"
 
 
 class MovingWindow:

@@ -34,11 +34,15 @@ def decode_picture(data: bytes, *, max_side: int) -> npt.NDArray[np.uint8]:
         raise ValueError("there is no picture: 0 bytes came")
     try:
         image = _opened(data)
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"the picture has too many pixels; {MAX_PIXELS} are allowed") from error
     except _NO_PICTURE as error:
         raise ValueError(f"these {len(data)} bytes are no JPEG, PNG or WebP picture") from error
     width, height = image.size
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-        raise ValueError(f"the picture has {width}x{height} pixels; {MAX_PIXELS} are allowed, {MAX_SIDE} a side")
+        raise ValueError(
+            f"the picture has {width}x{height}, which is too many pixels; {MAX_PIXELS} are allowed, {MAX_SIDE} a side"
+        )
     try:
         return _decoded(image, max_side)
     except _NO_PICTURE as error:

@@ -156,10 +156,7 @@ class _Connection:
             group.cancel_scope.cancel()
 
     async def _stop_with_server(self, scope: anyio.CancelScope) -> None:
-        stopping = self._socket.app.state.stopping
-        if stopping is None:
-            return
-        await stopping.wait()
+        await self._socket.app.state.stopping.wait()
         await self._close(1001, "the server is stopping")
         scope.cancel()
 

@@ -58,7 +58,7 @@ class NewStream(Given):
     """What is to be watched, and how.
 
     Attributes:
-        source: a file or folder that is allowed, "sample", a camera, "upload:NAME", or "push" for frames that are sent.
+        source: a file or folder that is allowed, "sample", a camera, an upload, or "push" for frames sent.
         title: for people; the source's name unless given.
         model, preset, fps: of those that the server offers; its own unless given.
         keep: whether the memory stays when the stream is closed.

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
 from vstream.app.serve import api, docs, errors, metrics, openai_api, push, uploading
+from vstream.app.serve.stopping import Stopping
 
 if TYPE_CHECKING:
+    from vstream.app.serve.allowed import SourcePolicy
     from vstream.app.serve.hub import Hub
-    from vstream.app.serve.uploading import TakesUploads
+    from vstream.app.serve.uploads import Uploads
 
 DESCRIPTION = """Watches video and answers questions about it. Open a stream, ask it, close it:
 
@@ -20,17 +22,24 @@ DESCRIPTION = """Watches video and answers questions about it. Open a stream, as
 Or with any OpenAI client: model `stream:ID`, the last user message is the question."""
 
 
-def build_app(hub: Hub, *, policy: Any = None, uploads: TakesUploads | None = None, stopping: Any = None) -> FastAPI:
-    """Everything behind the gate.
+def build_app(
+    hub: Hub, *, policy: SourcePolicy | None = None, uploads: Uploads | None = None, stopping: Stopping | None = None
+) -> FastAPI:
+    """The API and its documentation: what the gate stands before, and the page is mounted on.
 
     Args:
         hub: what is served; closing it is the caller's business.
-        policy: says which sources are allowed.
+        policy: says which sources are allowed; the hub asks it, here it is only told of.
         uploads: takes files in; None takes none.
-        stopping: tells endless responses to end.
+        stopping: tells endless responses to end; one of its own unless given.
     """
     app = FastAPI(title="vstream", description=DESCRIPTION, docs_url=None, redoc_url=None, version="1")
-    app.state.hub, app.state.policy, app.state.uploads, app.state.stopping = hub, policy, uploads, stopping
+    app.state.hub, app.state.policy, app.state.uploads, app.state.stopping = (
+        hub,
+        policy,
+        uploads,
+        stopping or Stopping(),
+    )
     errors.install(app)
     app.include_router(api.router)
     app.include_router(push.router)
@@ -39,5 +48,4 @@ def build_app(hub: Hub, *, policy: Any = None, uploads: TakesUploads | None = No
     app.include_router(metrics.router)
     docs.install(app)
     metrics.install(app, hub)
-    # The page is mounted here, at "/", after all routes: mount_page(app, hub, policy, uploads)
     return app

@@ -26,6 +26,7 @@ from vstream.app.serve.gate import Gate, ending
 from vstream.app.serve.limits import MIB
 from vstream.app.serve.listening import Listener, is_loopback, listen
 from vstream.app.serve.options import ServeOptions
+from vstream.app.serve.protocol import ImpatientProtocol
 from vstream.app.serve.stopping import Stopping
 
 __all__ = ["Listener", "ServeOptions", "Server", "Stopping", "is_loopback", "listen", "make_server", "run"]
@@ -72,7 +73,7 @@ def make_server(app: Starlette, listener: Listener, *, told: Callable[[str], Non
     config = uvicorn.Config(
         gate,
         loop="asyncio",
-        http="h11",  # the other one bounds no headers
+        http=ImpatientProtocol,  # and not httptools', which bounds no headers
         ws="websockets-sansio",
         ws_max_size=MAX_MESSAGE_BYTES,
         lifespan="on",

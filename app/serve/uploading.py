@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from starlette.datastructures import UploadFile
 
 from vstream.app.serve import records
 from vstream.app.serve.errors import ApiError, documented
+from vstream.app.serve.uploads import Uploads, UploadTooLarge
 
 router = APIRouter(prefix="/v1")
 CHUNK_BYTES = 1 << 20
@@ -20,13 +21,6 @@ BODY = {
     "required": True,
     "content": {"multipart/form-data": {"schema": FORM}, "application/octet-stream": FILE, "video/mp4": FILE},
 }
-
-
-class TakesUploads(Protocol):
-    """Where uploads go."""
-
-    async def save(self, name: str, chunks: AsyncIterator[bytes]) -> Path:
-        """Keeps a video that comes in pieces. Raises `ValueError` for what is none, or too long."""
 
 
 @router.post(
@@ -40,22 +34,29 @@ async def upload(
     request: Request, name: Annotated[str, Query(max_length=255, description="of a file that is sent raw")] = "video"
 ) -> records.UploadRecord:
     """Takes a video, as a form's `file` or as the whole body; `source` in the reply is what to open."""
-    uploads: TakesUploads | None = request.app.state.uploads
+    uploads: Uploads | None = request.app.state.uploads
     if uploads is None:
         raise ApiError(404, "this server takes no uploads", code="no_uploads")
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
         path = await _save_form(request, uploads)
     else:
-        path = await uploads.save(name, request.stream())
-    return records.UploadRecord(name=path.name, source=f"upload:{path.name}", bytes=path.stat().st_size)
+        path = await _save(uploads, name, request.stream())
+    return records.UploadRecord(name=path.name, source=str(path), bytes=path.stat().st_size)
 
 
-async def _save_form(request: Request, uploads: TakesUploads) -> Path:
+async def _save(uploads: Uploads, name: str, chunks: AsyncIterable[bytes]) -> Path:
+    try:
+        return await uploads.save(name, chunks)
+    except UploadTooLarge as error:
+        raise ApiError(413, str(error), code="too_large") from error
+
+
+async def _save_form(request: Request, uploads: Uploads) -> Path:
     async with request.form(max_files=1, max_fields=8) as form:
         file = form.get("file")
         if not isinstance(file, UploadFile):
             raise ApiError(400, 'a form needs a field "file" with the video in it', param="file")
-        return await uploads.save(file.filename or "video", _chunks(file))
+        return await _save(uploads, file.filename or "video", _chunks(file))
 
 
 async def _chunks(file: UploadFile) -> AsyncIterator[bytes]:

@@ -1,4 +1,4 @@
-"""Uploaded videos: each in a folder of its own, within limits of size, length and kind, and of all together.
+"""Uploaded videos: files of one folder, within limits of size, length and kind, and of all together.
 
 What an upload is, is found out by opening it as a stranger's file, never by its name. This module knows nothing of
 HTTP, and does not know who uses a file: it asks `in_use` before it deletes one to make room.
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-import shutil
 import tempfile
 import threading
 import time
 import unicodedata
 from collections.abc import AsyncIterable, Callable, Collection
+from itertools import chain, count
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,7 +28,10 @@ STALE_SECONDS = 3600.0
 """A part this old was left by a server that was killed."""
 
 MAX_STEM = 60
-PART = "part"
+PART = ".part"
+SCHEME = "upload:"
+"""`upload:NAME` is how an upload is named as a source."""
+
 SUFFIXES: dict[str, tuple[str, ...]] = {
     "mov": (".mp4", ".mov", ".m4v", ".3gp"),
     "matroska": (".mkv", ".webm"),
@@ -63,7 +66,7 @@ class Uploads:
         max_mib: float = 2048,
         max_hours: float = 12,
         budget_mib: float = 16384,
-        in_use: Callable[[], Collection[Path]] = tuple,
+        in_use: Callable[[], Collection[str | Path]] = tuple,
     ) -> None:
         """Makes the folder, and removes what a killed server left half received.
 
@@ -72,7 +75,7 @@ class Uploads:
             max_mib: of one upload.
             max_hours: the longest video.
             budget_mib: of all together; when it is reached the oldest that nobody uses are deleted.
-            in_use: the files that must not be deleted now; called by any thread.
+            in_use: what must not be deleted now, as files or `upload:NAME`; called by any thread.
 
         Raises:
             ValueError: if a limit is not above 0, or the budget is smaller than one upload.
@@ -91,7 +94,7 @@ class Uploads:
         self._remove_stale()
 
     async def save(self, name: str, chunks: AsyncIterable[bytes]) -> Path:
-        """Receives a video and returns its file, below `folder`.
+        """Receives a video and returns its file, in `folder`; `upload:` and the file's name is what opens it.
 
         If it is refused, or the sender goes, or the task is cancelled, nothing is left of it.
 
@@ -103,35 +106,32 @@ class Uploads:
             UploadTooLarge: if it has too many bytes.
             UploadRefused: if it is no video, too long, or there is no room.
         """
-        own = Path(tempfile.mkdtemp(dir=self.folder))
-        path = None
+        handle, text = tempfile.mkstemp(suffix=PART, dir=self.folder)
+        part = Path(text)
         try:
-            await self._receive(own / PART, chunks)
-            suffix = await asyncio.to_thread(self._checked_suffix, own / PART, name)
+            with open(handle, "wb") as file:
+                await self._receive(file, chunks)
+            suffix = await asyncio.to_thread(self._checked_suffix, part, name)
             with self._room:
-                path = (own / PART).rename(own / file_name(name, suffix))
-            return path
+                return part.rename(free_path(self.folder / file_name(name, suffix)))
         finally:
-            if path is None:
-                with self._room:
-                    shutil.rmtree(own)
+            with self._room:
+                part.unlink(missing_ok=True)
 
-    async def _receive(self, part: Path, chunks: AsyncIterable[bytes]) -> None:
-        waiting = bytearray()
-        received = 0
-        with part.open("wb") as file:
-            async for chunk in chunks:
-                received += len(chunk)
-                if received > self._max_bytes:
-                    raise UploadTooLarge(
-                        f"an upload may have {self._max_bytes / MIB:g} MiB, and this has more; cut it, or start the "
-                        "server with a larger --max-upload-mib"
-                    )
-                waiting += chunk
-                if len(waiting) >= WRITE_BYTES:
-                    await asyncio.to_thread(self._write, file, bytes(waiting))
-                    waiting.clear()
-            await asyncio.to_thread(self._write, file, bytes(waiting))
+    async def _receive(self, file: BinaryIO, chunks: AsyncIterable[bytes]) -> None:
+        waiting, received = bytearray(), 0
+        async for chunk in chunks:
+            received += len(chunk)
+            if received > self._max_bytes:
+                raise UploadTooLarge(
+                    f"an upload may have {self._max_bytes / MIB:g} MiB, and this has more; cut it, or start the server "
+                    "with a larger --max-upload-mib"
+                )
+            waiting += chunk
+            if len(waiting) >= WRITE_BYTES:
+                await asyncio.to_thread(self._write, file, bytes(waiting))
+                waiting.clear()
+        await asyncio.to_thread(self._write, file, bytes(waiting))
 
     def _write(self, file: BinaryIO, data: bytes) -> None:
         with self._room:
@@ -144,19 +144,19 @@ class Uploads:
 
     def _make_room(self, num_bytes: int) -> None:
         """Deletes the oldest uploads that nobody uses, until so many more bytes are within the budget."""
-        sizes = {path: path.stat().st_size for path in self.folder.glob("*/*")}
+        sizes = {path: path.stat().st_size for path in self.folder.iterdir()}
         excess = sum(sizes.values()) + num_bytes - self._budget_bytes
         if excess <= 0:
             return
-        used = {Path(path).resolve() for path in self._in_use()}
-        unused = sorted((path for path in sizes if path.name != PART and path not in used), key=_mtime)
+        used = {upload_path(self.folder, str(one)) for one in self._in_use()}
+        unused = sorted((path for path in sizes if path.suffix != PART and path not in used), key=_mtime)
         if sum(sizes[path] for path in unused) < excess:
             raise UploadRefused(
                 f"there is no room: streams use all {self._budget_bytes / MIB:g} MiB that uploads may have; close one"
             )
         while excess > 0:
             oldest = unused.pop(0)
-            shutil.rmtree(oldest.parent)
+            oldest.unlink()
             excess -= sizes[oldest]
 
     def _checked_suffix(self, part: Path, name: str) -> str:
@@ -178,9 +178,20 @@ class Uploads:
         return declared if declared in suffixes else suffixes[0]
 
     def _remove_stale(self) -> None:
-        for part in self.folder.glob(f"*/{PART}"):
+        for part in self.folder.glob(f"*{PART}"):
             if time.time() - _mtime(part) > STALE_SECONDS:
-                shutil.rmtree(part.parent)
+                part.unlink()
+
+
+def upload_path(folder: Path, text: str) -> Path:
+    """The file that `upload:NAME` names, of that folder alone; another text is a path."""
+    return folder / Path(text.removeprefix(SCHEME)).name if text.startswith(SCHEME) else Path(text).resolve()
+
+
+def free_path(path: Path) -> Path:
+    """This path, or where there is such a file the first of NAME-2, NAME-3 ... that is free."""
+    paths = (path.with_stem(f"{path.stem}-{number}") for number in count(2))
+    return next(free for free in chain([path], paths) if not free.exists())
 
 
 def file_name(name: str, suffix: str) -> str:
