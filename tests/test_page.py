@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -10,10 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from browsers import arguments, require_chromium, vstream_serve, write_y4m
 from fastapi import FastAPI
+from PIL import Image
 from servers import TOKEN, serving
 
 from vstream.app.serve.allowed import SourcePolicy
@@ -339,7 +342,7 @@ def test_an_unkept_memory_is_forgotten_only_when_one_says_so(page):
     page.locator(".sheet >> text=Close…").click()
     page.click("#close-dialog >> text=Forget")
     page.wait_for_selector("#home h1", state="visible")
-    assert page.locator(".memory:has-text('Sample')").count() == 0
+    assert page.locator(".memory [data-title='Sample']").count() == 0
 
 
 @pytest.mark.slow
@@ -351,6 +354,32 @@ def test_a_conversation_is_there_when_the_page_is_opened_again(page, address):
     page.reload(wait_until="domcontentloaded")
     page.wait_for_selector(".turn .said:not([aria-busy])")
     assert "espresso" in page.locator(".turn .said").inner_text().lower()
+    page.evaluate("fetch(`/v1/streams/${document.getElementById('state').dataset.stream}`, {method: 'DELETE'})")
+    page.wait_for_selector("#home >> text=closed elsewhere")
+
+
+@pytest.mark.slow
+def test_the_live_view_ends_with_its_stream_and_recordings_come_in_ranges(address):
+    with httpx.Client(base_url=address, timeout=20) as client:
+        stream = client.post("/v1/streams", json={"source": "sample", "realtime": True}).json()["id"]
+        base = f"/v1/streams/{stream}"
+        with client.stream("GET", f"{base}/live.mjpg") as reply:
+            assert reply.headers["content-type"] == "multipart/x-mixed-replace; boundary=picture"
+            read, pieces = b"", reply.iter_bytes()
+            while read.count(b"--picture\r\n") < 4:
+                read += next(pieces)
+            head, _, picture = read.split(b"--picture\r\n")[1].partition(b"\r\n\r\n")
+            assert f"Content-Length: {len(picture) - 2}".encode() in head
+            assert Image.open(io.BytesIO(picture)).size == (640, 360)
+            part = client.get(f"{base}/source", headers={"Range": "bytes=100-199"})
+            assert (part.status_code, part.content) == (206, SAMPLE.read_bytes()[100:200])
+            missing = client.get(f"{base}/turns/1/evidence/0.jpg")
+            assert (missing.status_code, missing.json()["error"]["message"]) == (404, "question 1 has no evidence 0")
+            client.delete(base)
+            assert sum(1 for _ in pieces) < 100, "it ends"
+        assert {client.get(f"{base}/{path}").status_code for path in ("live.mjpg", "source", "conversation.md")} == {
+            404
+        }
 
 
 CONTRAST = """() => {
