@@ -187,10 +187,13 @@ class Session:
         """Lets answers go that are over, which gives their budget back; they join the dialogue."""
         if any(running.answer.done for running in self._running):
             with self._alone:
-                over = [running.answer for running in self._running if running.answer.done]
-                self._running = [running for running in self._running if not running.answer.done]
-                if over and not self._closed:
-                    self.memory.add_turns(over)
+                self._let_go()
+
+    def _let_go(self) -> None:
+        over = [running.answer for running in self._running if running.answer.done]
+        self._running = [running for running in self._running if not running.answer.done]
+        if over and not self._closed:
+            self.memory.add_turns(over)
 
     def fail(self, error: Exception) -> None:
         """Ends the session because of an error: every open answer gets it. What was committed stays."""
@@ -445,8 +448,10 @@ class Session:
                     self._wake()  # the batch lets go of its answers
 
     def _flush_live(self) -> None:
-        """Encodes what waits; if that fails, it is why the session ends."""
+        """Encodes what waits, and takes finished answers in; if that fails, it is why the session ends."""
         try:
+            if self.failure is None:
+                self._let_go()
             if self.ingest and self.ingest.source.is_live and self.failure is None:
                 while clip := self.ingest.take_clip(flush=True):
                     self._watch(clip)

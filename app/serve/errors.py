@@ -5,6 +5,7 @@ This module knows nothing of what the routes do, only of what they may raise.
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,10 +18,10 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from vstream.app.serve.allowed import SourceRefused
-from vstream.app.serve.library import UnknownStreamError
+from vstream.app.serve.library import UnknownStreamError, without_folders
 from vstream.app.serve.records import Problem, Refusal
 from vstream.app.serve.stream import BusyError
-from vstream.app.serve.uploads import UploadRefused, UploadTooLarge
+from vstream.app.serve.uploads import NoRoom, UploadRefused, UploadTooLarge
 
 log = logging.getLogger("vstream.serve")
 RETRY_SECONDS = 5
@@ -37,6 +38,7 @@ MEANINGS = {
     429: "There is no room for more now; see Retry-After.",
     500: "The answer failed for a reason of the server's own.",
     503: "The server is stopping, or not ready; see Retry-After.",
+    507: "The server's disk is full.",
 }
 OPENAI_PATHS = ("/v1/chat/", "/v1/responses")
 """Here a field that will not do is 400, as OpenAI's clients expect."""
@@ -59,7 +61,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def problem(status: int, message: str, *, code: str | None = None, param: str | None = None) -> dict[str, Any]:
     """The body of a refusal."""
     kind = KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    return Refusal(error=Problem(message=message, type=kind, code=code, param=param)).model_dump()
+    return Refusal(error=Problem(message=without_folders(message), type=kind, code=code, param=param)).model_dump()
 
 
 def refusal(status: int, message: str, *, code: str | None = None, param: str | None = None) -> JSONResponse:
@@ -80,6 +82,8 @@ def told(error: Exception) -> ApiError:
         return ApiError(404, _sentence(error), code="not_found")
     if isinstance(error, SourceRefused):
         return ApiError(403, str(error), code="source_refused")
+    if isinstance(error, NoRoom):
+        return ApiError(507, str(error), code="no_room")
     if isinstance(error, UploadRefused):
         too_large = isinstance(error, UploadTooLarge)
         return ApiError(413 if too_large else 415, str(error), code="too_large" if too_large else "unreadable")
@@ -87,12 +91,14 @@ def told(error: Exception) -> ApiError:
         return ApiError(400, str(error))
     if isinstance(error, RuntimeError):
         return ApiError(409, str(error), code="ended")
+    if isinstance(error, OSError):
+        return _of_system(error)
     return ApiError(500, f"the server failed: {type(error).__name__}")
 
 
 def install(app: FastAPI) -> None:
     """Has every error of an app answered in this way."""
-    for kind in (ApiError, UnknownStreamError, BusyError, FileNotFoundError, ValueError, RuntimeError):
+    for kind in (ApiError, UnknownStreamError, BusyError, ValueError, RuntimeError, OSError):
         app.add_exception_handler(kind, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
@@ -104,6 +110,17 @@ async def _refused(request: Request, error: Exception) -> Response:
     known = told(error)
     stopping = known.status == 429 and request.app.state.hub.stopping
     return refusal(503 if stopping else known.status, str(known), code=known.code, param=known.param)
+
+
+def _of_system(error: OSError) -> ApiError:
+    """What the server's own files and disk refuse, without their names."""
+    if isinstance(error, BlockingIOError):
+        return ApiError(409, "another server has this memory open; close it there first", code="in_use")
+    log.error("%s", error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ApiError(507, "the server's disk is full; delete memories that are not needed", code="no_room")
+    why = (error.strerror or type(error).__name__).lower()
+    return ApiError(500, f"the server cannot use its files: {without_folders(why)}; its log says more")
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
@@ -151,6 +168,8 @@ def sentence_of(errors: Sequence[Mapping[str, Any]]) -> tuple[str, str | None]:
         return f"the body is not JSON: {first['ctx']['error']}", None
     if first["type"] == "missing":
         return f"{field or 'the body'} is missing{more}", field
+    if isinstance(first.get("input"), bytes):
+        return "the body must be JSON, sent with content-type: application/json", None
     if first["type"] == "extra_forbidden":
         return f"{field} is not known here; leave it out{more}", field
     said = str(first["msg"]).removeprefix("Value error, ")
@@ -176,4 +195,6 @@ def _of_http(request: Request, error: HTTPException, allowed: str) -> str:
         return f"there is nothing at {request.url.path}"
     if error.status_code == 405:
         return f"{request.method} is not possible here, only {allowed}"
+    if error.status_code == 400 and error.detail == "There was an error parsing the body":
+        return "the body is not JSON that can be read; send UTF-8, with plain numbers and few levels"
     return str(error.detail)

@@ -24,6 +24,8 @@ from vstream.session import Session
 from vstream.sources import PushSource
 
 KEPT_TURNS = 200
+MAX_TEXT = 20_000
+"""Characters of a question."""
 MAX_WAITING = 16
 """Questions of one stream that may be open at once."""
 LOOK_SECONDS = 0.5
@@ -150,6 +152,7 @@ class Stream:
             ValueError: for a question or a time that will not do.
             RuntimeError: if the stream has ended.
         """
+        _check_texts(question, *choices)
         with self._lock:
             if sum(not turn.answer.done for turn in self._turns) >= MAX_WAITING:
                 raise BusyError(f"{MAX_WAITING} questions about this stream wait already; ask again in a moment")
@@ -192,6 +195,15 @@ class Stream:
         turn = Turn(number, answer, asked_at)
         self._turns.append(turn)
         return turn
+
+
+def _check_texts(*texts: str) -> None:
+    """Raises `ValueError` for a text that is too long to be looked at, or no text at all."""
+    for text in texts:
+        if len(text) > MAX_TEXT:
+            raise ValueError(f"a question may have {MAX_TEXT} characters, got {len(text)}; shorten it")
+        if any("\ud800" <= c <= "\udfff" for c in text):
+            raise ValueError("the question holds half of a character (a lone surrogate); send whole ones, as UTF-8")
 
 
 def _answer_of(remembered: Mapping[str, Any]) -> Answer:

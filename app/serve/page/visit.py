@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from vstream.app.serve.hub import Hub
-from vstream.app.serve.library import UnknownStreamError
+from vstream.app.serve.errors import told
+from vstream.app.serve.library import UnknownStreamError, without_folders
 from vstream.app.serve.page.chat import conversation
 from vstream.app.serve.page.gauges import gauges, overlay
 from vstream.app.serve.page.html import data, notice
@@ -114,7 +115,7 @@ class Visit:
 
     def _resume(self, what: What) -> None:
         stream = self._hub.resume(what["memory"])
-        self.stream_id, self._notice = stream.id, stream.note
+        self.stream_id, self._notice = stream.id, without_folders(stream.note)
 
     def _rename(self, what: What) -> None:
         self._hub.rename(what["memory"], what.get("title", ""))
@@ -204,4 +205,7 @@ def sentence(error: Exception) -> str:
     text = str(error.args[0]) if isinstance(error, LookupError) and error.args else str(error)
     if isinstance(error, UnknownStreamError):
         text = "this stream or memory is no longer there; it was closed or deleted elsewhere"
+    elif isinstance(error, OSError):
+        text = str(told(error))
+    text = without_folders(text)
     return text[:1].upper() + text[1:] if text else type(error).__name__
