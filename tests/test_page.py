@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -10,16 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from browsers import arguments, require_chromium, vstream_serve, write_y4m
 from fastapi import FastAPI
+from PIL import Image
 from servers import TOKEN, serving
 
 from vstream.app.serve.allowed import SourcePolicy
 from vstream.app.serve.hub import Hub
 from vstream.app.serve.library import Library
-from vstream.app.serve.page import mount_page
 from vstream.app.serve.page.html import size
 from vstream.app.serve.page.map import cover, lanes_of, memory_map
 from vstream.app.serve.server import build_app
@@ -54,6 +56,13 @@ def test_columns_are_covered_by_as_much_as_lies_in_them():
         fine[int(start * 400) : int(end * 400)] += 1
     assert got == pytest.approx(np.minimum(fine.reshape(40, 1000).mean(axis=1), 1), abs=0.01)
     assert not cover(np.zeros((0, 2)), 100.0).any()
+
+
+def test_what_was_not_used_is_not_drawn_as_if():
+    for end in np.linspace(37.0, 38.0, 50):
+        shares = cover(np.array([[0.0, 4.0], [4.0, 8.0]]), float(end))
+        assert (shares > 0).sum() == pytest.approx(8 / end * len(shares), abs=1)
+        assert not (shares[int(8 / end * len(shares)) + 1 :] > 0).any()
 
 
 def test_the_map_of_a_long_memory_stays_small_and_shows_what_was_used():
@@ -242,6 +251,21 @@ def test_what_will_not_do_is_said_where_one_looks(page, folder):
 
 
 @pytest.mark.slow
+def test_a_video_is_uploaded_and_watched_as_one_chose(page, tmp_path):
+    (tmp_path / "notes.mp4").write_text("no video at all")
+    page.set_input_files("#upload", tmp_path / "notes.mp4")
+    page.wait_for_selector("#notice .trouble")
+    page.click("details.more summary")
+    page.select_option("#preset", "rekv")
+    page.select_option("#kept", "1")
+    page.set_input_files("#upload", SAMPLE)
+    page.wait_for_selector("#watch .asks")
+    assert page.locator(".chat-head h2").inner_text() == "sample.mp4"
+    assert page.locator(".chat-head .what p").inner_text() == "embedded · rekv · kept"
+    page.wait_for_function("document.getElementById('live').naturalWidth > 0")
+
+
+@pytest.mark.slow
 def test_the_webcam_is_watched_and_asked_about(page):
     page.click("text=Use this webcam")
     page.wait_for_selector("#watch .asks")
@@ -318,7 +342,7 @@ def test_an_unkept_memory_is_forgotten_only_when_one_says_so(page):
     page.locator(".sheet >> text=Close…").click()
     page.click("#close-dialog >> text=Forget")
     page.wait_for_selector("#home h1", state="visible")
-    assert page.locator(".memory:has-text('Sample')").count() == 0
+    assert page.locator(".memory [data-title='Sample']").count() == 0
 
 
 @pytest.mark.slow
@@ -330,6 +354,32 @@ def test_a_conversation_is_there_when_the_page_is_opened_again(page, address):
     page.reload(wait_until="domcontentloaded")
     page.wait_for_selector(".turn .said:not([aria-busy])")
     assert "espresso" in page.locator(".turn .said").inner_text().lower()
+    page.evaluate("fetch(`/v1/streams/${document.getElementById('state').dataset.stream}`, {method: 'DELETE'})")
+    page.wait_for_selector("#home >> text=closed elsewhere")
+
+
+@pytest.mark.slow
+def test_the_live_view_ends_with_its_stream_and_recordings_come_in_ranges(address):
+    with httpx.Client(base_url=address, timeout=20) as client:
+        stream = client.post("/v1/streams", json={"source": "sample", "realtime": True}).json()["id"]
+        base = f"/v1/streams/{stream}"
+        with client.stream("GET", f"{base}/live.mjpg") as reply:
+            assert reply.headers["content-type"] == "multipart/x-mixed-replace; boundary=picture"
+            read, pieces = b"", reply.iter_bytes()
+            while read.count(b"--picture\r\n") < 4:
+                read += next(pieces)
+            head, _, picture = read.split(b"--picture\r\n")[1].partition(b"\r\n\r\n")
+            assert f"Content-Length: {len(picture) - 2}".encode() in head
+            assert Image.open(io.BytesIO(picture)).size == (640, 360)
+            part = client.get(f"{base}/source", headers={"Range": "bytes=100-199"})
+            assert (part.status_code, part.content) == (206, SAMPLE.read_bytes()[100:200])
+            missing = client.get(f"{base}/turns/1/evidence/0.jpg")
+            assert (missing.status_code, missing.json()["error"]["message"]) == (404, "question 1 has no evidence 0")
+            client.delete(base)
+            assert sum(1 for _ in pieces) < 100, "it ends"
+        assert {client.get(f"{base}/{path}").status_code for path in ("live.mjpg", "source", "conversation.md")} == {
+            404
+        }
 
 
 CONTRAST = """() => {
@@ -419,6 +469,8 @@ def test_a_stranger_logs_in_with_the_token_and_then_it_is_the_same_page(browser,
 
 def small_app(folder: Path) -> FastAPI:
     """All that the server has, but no model is loaded."""
+    from vstream.app.serve.page.page import mount_page
+
     policy, library = SourcePolicy(()), Library(folder)
     hub = Hub(lambda source, max_side: policy.open(source, max_side=max_side), library, models=("tiny",))
     return mount_page(build_app(hub, policy=policy, stopping=Stopping()), hub, policy)

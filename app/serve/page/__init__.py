@@ -1,5 +1,1 @@
-"""The page: what a person with a browser sees and does."""
-
-from vstream.app.serve.page.page import mount_page
-
-__all__ = ["mount_page"]
+"""The page: what a person with a browser sees and does. `page.mount_page` puts it on the server's app."""

@@ -69,7 +69,7 @@ def cover(times: Times, end_seconds: float, num_columns: int = MAX_COLUMNS) -> C
     edges = np.clip(times * num_columns / end_seconds, 0, num_columns)  # [blocks, 2]
     starts, ends = edges[:, 0], np.minimum(np.maximum(edges[:, 1], edges[:, 0] + 0.2), num_columns)
     borders = np.arange(num_columns + 1)
-    return np.minimum(np.diff(_covered_before(borders, starts, ends)), 1.0)
+    return np.clip(np.diff(_covered_before(borders, starts, ends)).round(6), 0.0, 1.0)  # sums are not exact
 
 
 def _covered_before(borders: npt.NDArray[np.int64], starts: Columns, ends: Columns) -> Columns:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 LIVE_SECONDS = 0.2
 """The live view sends at most five pictures a second."""
-IDLE_SECONDS = 5.0
+IDLE_SECONDS = 2.0
 """Without a new picture the last one is sent again, which tells whether anybody still looks."""
 BOUNDARY = "picture"
 FRESH = {"Cache-Control": "no-store"}

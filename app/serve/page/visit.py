@@ -147,6 +147,10 @@ class Visit:
 
     def news(self) -> Panels:
         """Those panels that have changed within the last seconds."""
+        if self.stream_id and self.stream is None:
+            self.stream_id, self._notice = "", "The stream that was shown here was closed elsewhere."
+            self._acts += 1
+            return self.panels(with_shelf=True)
         return Panels(**{name: self._fresh(name, html) for name, html in self.panels()._asdict().items()})
 
     def _fresh(self, name: str, html: str | None) -> str | None:
