@@ -23,9 +23,7 @@ def gauges(look: Look, answers: Sequence[Answer]) -> str:
     first = next((one.ttft_seconds for one in reversed(answers) if one.ttft_seconds is not None), None)
     speed = next((one.tokens_per_second for one in reversed(answers) if one.tokens_per_second is not None), None)
     tiles = [
-        _tile(
-            "Watching", [_number(None if look.over else look.encoded_per_second, 1, "fps")], "Frames a second"
-        ),
+        _tile("Watching", [_number(None if look.over else look.encoded_per_second, 1, "fps")], "Frames a second"),
         _tile("Behind", [_number(None if look.over else look.lag_seconds, 1, "s")], "From newest frame to memory"),
         _tile("First word", [_number(first, 1, "s")], "From the last question to its first word (TTFT)"),
         _tile("Speaking", [_number(speed, 0, "tokens/s")], "Tokens a second of the last answer"),
