@@ -17,7 +17,7 @@ import pytest
 import uvicorn
 
 from vstream import batch
-from vstream.app.serve.hub import Hub
+from vstream.app.serve.hub import Hub, Opener
 from vstream.app.serve.library import Library
 from vstream.app.serve.server import build_app
 from vstream.sources import Source, open_source
@@ -129,6 +129,6 @@ def serve(hub: Hub, **options) -> Iterator[Served]:
         assert not thread.is_alive(), "the server did not end"
 
 
-def make_hub(root: Path, model: str = "tiny", **options) -> Hub:
-    """A hub that opens anything; nothing is loaded yet."""
+def make_hub(root: Path, model: str = "tiny", opener: Opener = opener, **options) -> Hub:
+    """A hub that opens anything, unless told otherwise; nothing is loaded yet."""
     return Hub(opener, Library(root), models=(model,), settings={"disk_bytes": 64 << 20}, **options)

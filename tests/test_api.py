@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from serving import LONG, QUESTION, Served, make_hub, serve, slow_down, wait_for, write_video
+from serving import opener as open_anything
 
+from vstream.app.serve.allowed import SourcePolicy
 from vstream.app.serve.frames import frame_at
 from vstream.app.serve.stopping import Stopping
 from vstream.app.serve.stream import Span
@@ -26,7 +28,12 @@ from vstream.sources import FileSource
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     folder = tmp_path_factory.mktemp("api")
-    with serve(make_hub(folder / "memories"), uploads=Uploads(folder / "uploads", max_mib=1)) as served:
+    uploads, policy = Uploads(folder / "uploads", max_mib=1), SourcePolicy([], folder / "uploads")
+
+    def opener(given: str, max_side: int) -> object:
+        return policy.open(given, max_side=max_side) if given.startswith("upload:") else open_anything(given, max_side)
+
+    with serve(make_hub(folder / "memories", opener=opener), uploads=uploads) as served:
         yield served
 
 
@@ -418,7 +425,7 @@ def test_uploads_that_will_not_do_are_refused(served: Served) -> None:
     large = served.http.post("/v1/uploads", content=b"x" * (3 << 20))
     assert large.status_code == 413
     assert "1 MiB" in error_of(large)["message"]
-    assert served.http.post("/v1/uploads", content=b"no video at all").status_code == 400
+    assert served.http.post("/v1/uploads", content=b"no video at all").status_code == 415
     form = served.http.post("/v1/uploads", files={"other": ("a.mp4", b"x")})
     assert form.status_code == 400
     assert error_of(form)["param"] == "file"

@@ -53,7 +53,7 @@ def list_streams(request: Request) -> records.StreamList:
     return records.StreamList(data=[telling.stream_record(stream) for stream in hub_of(request).streams()])
 
 
-@router.post("/streams", tags=["streams"], status_code=201, responses=documented(400, 404, 409))
+@router.post("/streams", tags=["streams"], status_code=201, responses=documented(400, 403, 404, 409))
 async def open_stream(request: Request, response: Response, new: records.NewStream) -> records.StreamRecord:
     """Starts watching a source. The first stream of a model waits until it is loaded."""
 
@@ -127,13 +127,23 @@ def _change(hub: Hub, stream_id: str, change: records.Change) -> None:
 EVENTS = """As server-sent events: `evidence` (what the answer saw, as soon as it is known), then `token`s
 ({"text"}), then `done` (the whole turn, with `usage`), or `error` in place of it. As JSON: the whole turn."""
 
+EVENT = {
+    "type": "object",
+    "description": EVENTS,
+    "required": ["event", "data"],
+    "properties": {
+        "event": {"type": "string", "enum": ["evidence", "token", "done", "error"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+}
+
 
 @router.post(
     "/streams/{stream_id}/ask",
     tags=["questions"],
     response_model=records.TurnRecord,
     responses={
-        200: {"content": {"text/event-stream": {"schema": {"type": "string", "description": EVENTS}}}},
+        200: {"content": {"text/event-stream": {"schema": EVENT}}},
         **documented(400, 404, 409, 500),
     },
     description=f"Asks about what was seen. {EVENTS} If the client goes away, the answer is not made any further.",
@@ -304,7 +314,9 @@ def list_memories(request: Request) -> records.KeptList:
     return records.KeptList(data=[telling.kept_record(hub, kept) for kept in hub.memories()])
 
 
-@router.post("/memories/{memory_id}/resume", tags=["memories"], status_code=201, responses=documented(400, 404, 409))
+@router.post(
+    "/memories/{memory_id}/resume", tags=["memories"], status_code=201, responses=documented(400, 403, 404, 409)
+)
 async def resume_memory(
     request: Request, response: Response, memory_id: MemoryId, resume: Annotated[records.Resume | None, Body()] = None
 ) -> records.StreamRecord:

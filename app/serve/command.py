@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from vstream.app.serve.hub import Hub
 
-NEEDED = ("fastapi", "uvicorn", "gradio", "limits", "prometheus_client", "multipart")
+NEEDED = ("fastapi", "fastapi_offline", "uvicorn", "websockets", "gradio", "prometheus_client", "multipart")
 DEFAULT_MODEL = "embedded"
 MAX_STREAMS = 64
 UPLOAD_HOURS, UPLOADS_AT_ONCE = 12.0, 4
@@ -44,6 +44,7 @@ def serve(options: ServeOptions) -> int:
         _tell("loading the model")
         hub.engine()
         _tell(f"memories are kept in {_memories(options)}")
+        app.state.stopping.when_set(hub.stop)
         run(app, listener, hub.close)
     finally:
         listener.socket.close()

@@ -16,9 +16,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
+from vstream.app.serve.allowed import SourceRefused
 from vstream.app.serve.library import UnknownStreamError
 from vstream.app.serve.records import Problem, Refusal
 from vstream.app.serve.stream import BusyError
+from vstream.app.serve.uploads import UploadRefused, UploadTooLarge
 
 log = logging.getLogger("vstream.serve")
 RETRY_SECONDS = 5
@@ -26,6 +28,7 @@ KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_e
 MEANINGS = {
     400: "The request will not do; the message says what to change.",
     401: "A token is needed.",
+    403: "This server does not open that source; the message says what it opens.",
     404: "There is no such stream, memory, picture or source.",
     409: "The stream is in no state for this: it has ended, failed, or takes no frames.",
     413: "What was sent is too large.",
@@ -75,6 +78,11 @@ def told(error: Exception) -> ApiError:
         return ApiError(429, str(error), code="busy")
     if isinstance(error, FileNotFoundError):
         return ApiError(404, _sentence(error), code="not_found")
+    if isinstance(error, SourceRefused):
+        return ApiError(403, str(error), code="source_refused")
+    if isinstance(error, UploadRefused):
+        too_large = isinstance(error, UploadTooLarge)
+        return ApiError(413 if too_large else 415, str(error), code="too_large" if too_large else "unreadable")
     if isinstance(error, ValueError):
         return ApiError(400, str(error))
     if isinstance(error, RuntimeError):

@@ -32,9 +32,8 @@ from vstream.app.serve.stream import Stream, Turn
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 PREFIX = "stream:"
-EVENT_STREAM: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
-}
+EVENT = {"type": "object", "required": ["data"], "properties": {"data": {"type": "string"}}}
+EVENT_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": EVENT}}}}
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,6 @@ POLICY = "; ".join((
 
 SAFE_HEADERS = {
     "content-security-policy": POLICY,
-    "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(self), microphone=(), geolocation=()",
     "referrer-policy": "same-origin",  # with no-referrer, the login form would have no Origin

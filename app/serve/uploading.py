@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +11,7 @@ from starlette.datastructures import UploadFile
 
 from vstream.app.serve import records
 from vstream.app.serve.errors import ApiError, documented
-from vstream.app.serve.uploads import Uploads, UploadTooLarge
+from vstream.app.serve.uploads import SCHEME, Uploads
 
 router = APIRouter(prefix="/v1")
 CHUNK_BYTES = 1 << 20
@@ -40,15 +40,8 @@ async def upload(
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
         path = await _save_form(request, uploads)
     else:
-        path = await _save(uploads, name, request.stream())
-    return records.UploadRecord(name=path.name, source=str(path), bytes=path.stat().st_size)
-
-
-async def _save(uploads: Uploads, name: str, chunks: AsyncIterable[bytes]) -> Path:
-    try:
-        return await uploads.save(name, chunks)
-    except UploadTooLarge as error:
-        raise ApiError(413, str(error), code="too_large") from error
+        path = await uploads.save(name, request.stream())
+    return records.UploadRecord(name=path.name, source=f"{SCHEME}{path.name}", bytes=path.stat().st_size)
 
 
 async def _save_form(request: Request, uploads: Uploads) -> Path:
@@ -56,7 +49,7 @@ async def _save_form(request: Request, uploads: Uploads) -> Path:
         file = form.get("file")
         if not isinstance(file, UploadFile):
             raise ApiError(400, 'a form needs a field "file" with the video in it', param="file")
-        return await _save(uploads, file.filename or "video", _chunks(file))
+        return await uploads.save(file.filename or "video", _chunks(file))
 
 
 async def _chunks(file: UploadFile) -> AsyncIterator[bytes]:

@@ -7,6 +7,7 @@ are the API's.
 from __future__ import annotations
 
 import asyncio
+import mimetypes
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -49,7 +50,9 @@ def router(hub: Hub) -> APIRouter:
         file = hub.stream(stream_id).file
         if file is None or not file.is_file():
             raise ApiError(404, "this stream has no recorded file that could be played")
-        return FileResponse(file, content_disposition_type="inline")
+        guessed = mimetypes.guess_type(file.name)[0] or ""
+        kind = guessed if guessed.startswith("video/") else "video/mp4"  # never a page, whatever it is called
+        return FileResponse(file, media_type=kind, content_disposition_type="inline")
 
     @routes.get("/turns/{number}/evidence/{index}.jpg", response_class=Response)
     def evidence(stream_id: str, number: int, index: int) -> Response:
