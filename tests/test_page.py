@@ -132,7 +132,7 @@ def page(browser: Any, address: str) -> Iterator[Any]:
 
 
 def is_stray(url: str, address: str) -> bool:
-    return not url.startswith((address, address.replace("http", "ws", 1), "data:", "blob:"))
+    return not url.startswith((f"{address}/", f"{address.replace('http', 'ws', 1)}/", "data:", "blob:"))
 
 
 def open_page(page: Any, address: str) -> None:
@@ -307,6 +307,7 @@ def test_a_memory_is_kept_renamed_resumed_exported_and_deleted(page):
     memory.locator("text=Resume").click()
     page.wait_for_selector(".turn .said")
     assert page.locator(".turn .said").inner_text() == said
+    page.wait_for_function("document.getElementById('live').naturalWidth > 0")
     page.wait_for_function("[...document.querySelectorAll('.evidence img')].some(image => image.naturalWidth > 0)")
 
     page.click(".brand")
@@ -382,6 +383,17 @@ def test_the_live_view_ends_with_its_stream_and_recordings_come_in_ranges(addres
         }
 
 
+@pytest.mark.slow
+def test_a_request_to_elsewhere_would_be_noticed_and_go_nowhere(browser, address):
+    context = browser.new_context()
+    page, strays = context.new_page(), []
+    page.on("request", lambda request: strays.append(request.url) if is_stray(request.url, address) else None)
+    page.goto("about:blank")
+    fetched = page.evaluate("fetch('https://fonts.example.com/').then(() => 'came', error => error.message)")
+    context.close()
+    assert (fetched, strays) == ("Failed to fetch", ["https://fonts.example.com/"])
+
+
 CONTRAST = """() => {
   const canvas = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
   const rgba = (colour) => {
@@ -422,6 +434,9 @@ def test_texts_stand_out_and_fit_on_a_phone(page, scheme):
     page.click("[data-do=theme]")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != before
     check_texts(page, at_least=20)
+    page.add_style_tag(content="#page .tile dt { color: #7a7a7a }")
+    with pytest.raises(AssertionError, match="Watching"):
+        check_texts(page, at_least=20)
 
 
 def check_texts(page: Any, at_least: int) -> None:

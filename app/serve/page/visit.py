@@ -47,7 +47,7 @@ class Visit:
         """Shows a stream if it is open, else the beginning."""
         self._hub = hub
         self.stream_id = stream_id
-        self._notice, self._busy, self._acts = "", "", 0
+        self._notice, self._note, self._busy, self._acts = "", "", "", 0
         self._sent: dict[str, tuple[str, float]] = {}
         if self.stream is None:
             self.stream_id = ""
@@ -60,7 +60,7 @@ class Visit:
     def act(self, what: What) -> Iterator[Panels]:
         """Does what a button says; the page before what takes long, and after it. Errors are told on the page."""
         self._acts += 1
-        self._notice = ""
+        self._notice = self._note = ""
         if what.get("do") in SLOW:
             self._busy = SLOW[what["do"]]
             yield self.panels()
@@ -74,7 +74,7 @@ class Visit:
 
     def ask(self, what: What) -> Turn | None:
         """Asks about a stream; None where that will not do, which is told on the page."""
-        self._notice = ""
+        self._notice = self._note = ""
         try:
             return self._hub.stream(what.get("stream", "")).ask(what.get("question", ""))
         except (ValueError, RuntimeError, LookupError) as error:
@@ -114,7 +114,7 @@ class Visit:
 
     def _resume(self, what: What) -> None:
         stream = self._hub.resume(what["memory"])
-        self.stream_id, self._notice = stream.id, stream.note
+        self.stream_id, self._note = stream.id, stream.note
 
     def _rename(self, what: What) -> None:
         self._hub.rename(what["memory"], what.get("title", ""))
@@ -142,7 +142,7 @@ class Visit:
             head=chat_head(stream) if stream else "",
             log=conversation(stream) if stream else "",
             shelf=self._shelf(streams) if with_shelf else None,
-            notice=notice(self._notice if stream else ""),
+            notice=notice(self._notice or self._note, trouble=bool(self._notice)) if stream else notice(""),
         )
 
     def news(self) -> Panels:
@@ -165,6 +165,7 @@ class Visit:
             "view": "watch" if stream else "home",
             "stream": stream.id if stream else "",
             "file": "1" if stream and stream.file else "",
+            "poster": _poster(stream) if stream else "",
             "streams": " ".join(one.id for one in streams),
             "busy": self._busy,
             "told": "" if stream else self._notice,
@@ -179,6 +180,12 @@ class Visit:
 
     def _shelf(self, streams: list[Stream]) -> str:
         return shelf(self._hub.memories(), frozenset(stream.id for stream in streams))
+
+
+def _poster(stream: Stream) -> str:
+    """The time of the newest picture in memory, where none has come since the stream was opened; else ""."""
+    seconds = stream.look().clock_seconds
+    return "" if seconds is None or stream.view.age_seconds is not None else f"{seconds:.3f}"
 
 
 SLOW = {
