@@ -148,6 +148,17 @@ def test_pushed_frames_are_watched(hub: Hub) -> None:
     assert hub.resume(stream.id).state == "memory"
 
 
+def test_a_long_conversation_holds_the_pictures_of_its_latest_turns(hub: Hub, video: Path, monkeypatch) -> None:
+    monkeypatch.setattr("vstream.app.serve.stream.PICTURED_TURNS", 2)
+    stream = hub.open(str(video))
+    for _ in range(4):
+        answered(stream.ask("what is there now?"))
+    pictured = [[bool(one.picture) for one in turn.answer.evidence] for turn in stream.turns]
+    assert not any(pictured[0] + pictured[1])
+    assert all(pictured[2] + pictured[3])
+    assert all(turn.answer.evidence for turn in stream.turns)
+
+
 def test_no_card_holds_a_password(hub: Hub, tmp_path: Path) -> None:
     stream = hub.open("rtsp://me:hunter2@127.0.0.1:9/door", kept=True)
     written = (tmp_path / "memories" / stream.id / CARD).read_text()
