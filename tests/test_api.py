@@ -12,13 +12,15 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from PIL import Image
 from serving import LONG, QUESTION, Served, make_hub, serve, slow_down, wait_for, write_video
 from serving import opener as open_anything
 
 from vstream.app.serve.allowed import SourcePolicy
 from vstream.app.serve.frames import frame_at
-from vstream.app.serve.stopping import Stopping
+from vstream.app.serve.server import build_app
 from vstream.app.serve.stream import Span
 from vstream.app.serve.telling import binned
 from vstream.app.serve.uploads import Uploads
@@ -563,7 +565,17 @@ def test_the_documentation_loads_nothing_from_elsewhere(served: Served) -> None:
                     assert model.endswith("/Refusal"), f"{method} {path} {status}"
 
 
-def test_what_stops_tells_the_app(tmp_path: Path) -> None:
-    stopping = Stopping()
-    with serve(make_hub(tmp_path / "memories"), stopping=stopping) as served:
-        assert served.http.get("/healthz").status_code == 200
+def test_a_page_on_all_paths_leaves_the_api_its_own(tmp_path: Path) -> None:
+    app = build_app(make_hub(tmp_path / "memories"))
+    app.get("/v1/later")(lambda: {"said": "later"})  # routes of the page's come after the app is built
+    page = FastAPI()
+    page.get("/{rest:path}")(lambda rest: {"page": rest})
+    app.mount("/", page)
+    with TestClient(app) as http:
+        assert http.get("/").json() == {"page": ""}
+        assert http.get("/v1/later").json() == {"said": "later"}
+        assert http.get("/v1/streams").json()["data"] == []
+        assert "nothing at /v1/streams/a/b" in error_of(http.get("/v1/streams/a/b"))["message"]
+        refused = http.put("/v1/streams")
+        assert (refused.status_code, refused.headers["allow"]) == (405, "DELETE, GET, POST")
+        assert "only DELETE, GET, POST" in error_of(refused)["message"]

@@ -208,7 +208,7 @@ def test_a_picture_without_a_stream_is_watched_asked_about_and_forgotten(served:
     parts = list(ask(image_part(data_url((1, 2, 3))), stream=True))
     assert parts[-1].choices[0].finish_reason == "stop"
     wait_for(lambda: served.hub.streams() == [])
-    assert served.hub.memories() == []
+    wait_for(lambda: served.hub.memories() == [])
 
 
 def test_a_conversation_about_a_picture_goes_on(served: Served, client: openai.OpenAI) -> None:
