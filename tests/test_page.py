@@ -24,6 +24,7 @@ from vstream.app.serve.hub import Hub
 from vstream.app.serve.library import Library
 from vstream.app.serve.page.html import size
 from vstream.app.serve.page.map import cover, lanes_of, memory_map
+from vstream.app.serve.page.visit import Visits
 from vstream.app.serve.server import build_app
 from vstream.app.serve.stopping import Stopping
 from vstream.memory.columns import COLUMNS
@@ -83,6 +84,17 @@ def test_sizes_are_said_as_people_say_them():
     assert [size(count) for count in (0, 900, 2048, 5 << 20, 3 << 30)] == [
         "0 B", "900 B", "2.0 KiB", "5.0 MiB", "3.0 GiB",
     ]  # fmt: skip
+
+
+def test_of_too_many_visits_the_quietest_is_forgotten():
+    visits = Visits(most=2)
+    for name in "ab":
+        visits.keep(name, name)
+    assert visits.find("a") == "a"
+    visits.keep("c", "c")
+    assert [visits.find(name) for name in "abc"] == ["a", None, "c"]
+    with pytest.raises(LookupError, match="load it again"):
+        visits.found("b")
 
 
 # With one -----------------------------------------------------------------------------------------------------------
@@ -347,6 +359,17 @@ def test_an_unkept_memory_is_forgotten_only_when_one_says_so(page):
 
 
 @pytest.mark.slow
+def test_four_windows_of_one_browser_do_not_hold_each_other_up(page):
+    watch_sample(page)
+    windows = [page.context.new_page() for _ in range(3)]
+    for window in windows:
+        window.goto(page.url, wait_until="domcontentloaded")
+        window.wait_for_function("document.getElementById('live')?.naturalWidth > 0")
+    assert "espresso" in ask(windows[-1], "What drink is shown?").lower()
+    page.wait_for_selector(".turn .said:not([aria-busy])")
+
+
+@pytest.mark.slow
 def test_a_conversation_is_there_when_the_page_is_opened_again(page, address):
     watch_sample(page)
     page.fill("#question", "What drink is shown?")
@@ -423,9 +446,9 @@ CONTRAST = """() => {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_texts_stand_out_and_fit_on_a_phone(page, scheme):
-    page.emulate_media(color_scheme=scheme)
+def test_texts_stand_out_and_fit_on_a_phone_in_light_and_dark(page):
+    check_texts(page, at_least=10)
+    page.emulate_media(color_scheme="dark")
     check_texts(page, at_least=10)
     watch_sample(page)
     ask(page, "What drink is shown?")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -18,6 +20,8 @@ from vstream.app.serve.stream import Stream, Turn
 SAMPLE = "sample"
 SETTLE_SECONDS = 3.0
 """So long after its last change a part is sent again, in case two messages crossed."""
+MAX_VISITS = 1000
+"""Open pages. An open one says every second, or at least every minute, that it is there."""
 What = Mapping[str, str]
 """What a button carries: names and texts, from a browser."""
 
@@ -34,6 +38,36 @@ class Panels(NamedTuple):
     log: str | None
     shelf: str | None
     notice: str | None
+
+
+class Visits:
+    """Which page shows what, by the page's own session; of too many the one is forgotten that was quiet longest."""
+
+    def __init__(self, most: int = MAX_VISITS) -> None:
+        self._most = most
+        self._visits: OrderedDict[str, Visit] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def keep(self, session: str, visit: Visit) -> None:
+        """Remembers a page that was just opened."""
+        with self._lock:
+            self._visits[session] = visit
+            if len(self._visits) > self._most:
+                self._visits.popitem(last=False)
+
+    def find(self, session: str) -> Visit | None:
+        """What a page shows; None before it is loaded, and when it is forgotten."""
+        with self._lock:
+            if session in self._visits:
+                self._visits.move_to_end(session)
+            return self._visits.get(session)
+
+    def found(self, session: str) -> Visit:
+        """The same, for a page that is loaded. Raises `LookupError`."""
+        visit = self.find(session)
+        if visit is None:
+            raise LookupError("this page was forgotten; load it again")
+        return visit
 
 
 class Visit:
