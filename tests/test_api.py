@@ -387,7 +387,7 @@ def test_a_memory_is_kept_listed_renamed_resumed_and_deleted(served: Served, vid
     assert (old["answer"], old["asked_at"]) == (said, None)
     assert all(evidence["score"] is None for evidence in old["evidence"])
     again = served.http.post(f"/v1/memories/{stream_id}/resume")
-    assert again.status_code == 429
+    assert again.status_code == 409
     assert served.http.get("/v1/memories").json()["data"][0]["is_open"] is True
     assert served.http.delete(f"/v1/memories/{stream_id}").json()["deleted"] is True
     assert served.http.get("/v1/memories").json()["data"] == []

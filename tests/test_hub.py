@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from vstream.app.serve.hub import PUSH, Hub
+from vstream.app.serve.hub import PUSH, Hub, OpenAlreadyError
 from vstream.app.serve.library import CARD, Library, UnknownStreamError
 from vstream.app.serve.stream import BusyError
 from vstream.sources import Source, open_source
@@ -212,7 +212,7 @@ def test_a_damaged_card_hides_one_memory_and_no_other(hub: Hub, video: Path, tmp
 
 def test_open_memories_are_not_opened_twice(hub: Hub, video: Path) -> None:
     stream = hub.open(str(video), kept=True)
-    with pytest.raises(BusyError, match="open already"):
+    with pytest.raises(OpenAlreadyError, match="open already"):
         hub.resume(stream.id)
 
 

@@ -19,6 +19,7 @@ from starlette.routing import Match, Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vstream.app.serve.allowed import SourceRefused
+from vstream.app.serve.hub import OpenAlreadyError
 from vstream.app.serve.library import UnknownStreamError
 from vstream.app.serve.records import Problem, Refusal
 from vstream.app.serve.stream import BusyError
@@ -88,6 +89,8 @@ def told(error: Exception) -> ApiError:
         return ApiError(413 if too_large else 415, str(error), code="too_large" if too_large else "unreadable")
     if isinstance(error, ValueError):
         return ApiError(400, str(error))
+    if isinstance(error, OpenAlreadyError):
+        return ApiError(409, str(error), code="open")
     if isinstance(error, RuntimeError):
         return ApiError(409, str(error), code="ended")
     return ApiError(500, f"the server failed: {type(error).__name__}")

@@ -31,6 +31,10 @@ PUSH = "push"
 MAX_STREAMS = 8
 
 
+class OpenAlreadyError(RuntimeError):
+    """A memory is a stream already, or is about to be."""
+
+
 class Opened(Protocol):
     """A source that may be watched.
 
@@ -182,7 +186,8 @@ class Hub:
         Raises:
             UnknownStreamError: if there is no such memory.
             ValueError: if the memory is damaged, or `source` is not what it is of.
-            BusyError: if it is open already, or too many streams are.
+            OpenAlreadyError: if it is open already.
+            BusyError: if too many streams are.
         """
         card = self._library.card(memory_id)
         engine = self.engine(card.model)
@@ -243,11 +248,11 @@ class Hub:
         self._change(stream_id, kept=kept)
 
     def delete(self, memory_id: str) -> None:
-        """Removes a memory, and closes its stream. Raises `UnknownStreamError`, or `BusyError` while it is opened."""
+        """Removes a memory, and closes its stream. Raises `UnknownStreamError`; `OpenAlreadyError` while it is opened."""
         self._library.card(memory_id)
         with self._lock:
             if memory_id in self._opening:
-                raise BusyError(f"stream {memory_id} is being opened; delete it when it is")
+                raise OpenAlreadyError(f"stream {memory_id} is being opened; delete it when it is")
             stream = self._streams.pop(memory_id, None)
         if stream is not None:
             stream.session.close()
@@ -295,7 +300,7 @@ class Hub:
             if self._stopping:
                 raise BusyError("the server is stopping; start it again to go on")
             if stream_id in self._opening or stream_id in self._streams:
-                raise BusyError(f"stream {stream_id} is open already")
+                raise OpenAlreadyError(f"stream {stream_id} is open already")
             if len(self._streams) + len(self._opening) >= self._max_streams:
                 raise BusyError(f"{self._max_streams} streams are open, which is the most; close one first")
             self._opening.add(stream_id)
