@@ -248,7 +248,7 @@ class Hub:
         self._change(stream_id, kept=kept)
 
     def delete(self, memory_id: str) -> None:
-        """Removes a memory, and closes its stream. Raises `UnknownStreamError`; `OpenAlreadyError` while it is opened."""
+        """Removes a memory and closes its stream. Raises `UnknownStreamError`, `OpenAlreadyError` while it opens."""
         self._library.card(memory_id)
         with self._lock:
             if memory_id in self._opening:
