@@ -187,13 +187,13 @@ class Session:
         """Lets answers go that are over, which gives their budget back; they join the dialogue."""
         if any(running.answer.done for running in self._running):
             with self._alone:
-                self._let_go()
+                self._settle()
 
-    def _let_go(self) -> None:
-        over = [running.answer for running in self._running if running.answer.done]
-        self._running = [running for running in self._running if not running.answer.done]
+    def _settle(self) -> None:
+        over = [running for running in self._running if running.answer.done]  # the worker may end more meanwhile
+        self._running = [running for running in self._running if running not in over]
         if over and not self._closed:
-            self.memory.add_turns(over)
+            self.memory.add_turns([running.answer for running in over])
 
     def fail(self, error: Exception) -> None:
         """Ends the session because of an error: every open answer gets it. What was committed stays."""
@@ -442,19 +442,19 @@ class Session:
         finally:
             with self._alone, self.adapter.alone, torch.inference_mode():
                 if not self._closed:
-                    self._flush_live()
+                    self._flush()
                     self._end_answers()
                     self.memory.close()
                     self._wake()  # the batch lets go of its answers
 
-    def _flush_live(self) -> None:
-        """Encodes what waits, and takes finished answers in; if that fails, it is why the session ends."""
+    def _flush(self) -> None:
+        """Keeps answers that are over, and encodes what waits of a live source; if that fails, it is why it ends."""
         try:
             if self.failure is None:
-                self._let_go()
-            if self.ingest and self.ingest.source.is_live and self.failure is None:
-                while clip := self.ingest.take_clip(flush=True):
-                    self._watch(clip)
+                self._settle()
+                if self.ingest and self.ingest.source.is_live:
+                    while clip := self.ingest.take_clip(flush=True):
+                        self._watch(clip)
         except Exception as error:
             self.failure = error
 

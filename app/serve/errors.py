@@ -16,8 +16,11 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.routing import Match, Mount
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vstream.app.serve.allowed import SourceRefused
+from vstream.app.serve.hub import OpenAlreadyError
 from vstream.app.serve.library import UnknownStreamError, without_folders
 from vstream.app.serve.records import Problem, Refusal
 from vstream.app.serve.stream import BusyError
@@ -40,6 +43,9 @@ MEANINGS = {
     503: "The server is stopping, or not ready; see Retry-After.",
     507: "The server's disk is full.",
 }
+UNREADABLE = "There was an error parsing the body"
+"""What the framework says of a body that it cannot decode, or that has too many levels."""
+METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 OPENAI_PATHS = ("/v1/chat/", "/v1/responses")
 """Here a field that will not do is 400, as OpenAI's clients expect."""
 
@@ -89,6 +95,8 @@ def told(error: Exception) -> ApiError:
         return ApiError(413 if too_large else 415, str(error), code="too_large" if too_large else "unreadable")
     if isinstance(error, ValueError):
         return ApiError(400, str(error))
+    if isinstance(error, OpenAlreadyError):
+        return ApiError(409, str(error), code="open")
     if isinstance(error, RuntimeError):
         return ApiError(409, str(error), code="ended")
     if isinstance(error, OSError):
@@ -104,6 +112,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _failed)
+    app.add_middleware(OwnPaths)
 
 
 async def _refused(request: Request, error: Exception) -> Response:
@@ -132,18 +141,47 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    allowed = _allowed(request) if error.status_code == 405 else ""
-    response = refusal(error.status_code, _of_http(request, error, allowed))
+    if error.status_code == 405:
+        return _not_allowed(request)
+    unknown = error.status_code == 404 and error.detail == "Not Found"
+    message = f"there is nothing at {request.url.path}" if unknown else str(error.detail)
+    if message == UNREADABLE:
+        message = "the body is not JSON that can be read; send UTF-8, with plain numbers and few levels"
+    response = refusal(error.status_code, message)
     response.headers.update(error.headers or {})
-    if allowed:
-        response.headers["allow"] = allowed
     return response
 
 
-def _allowed(request: Request) -> str:
-    """All methods of the path that was called: the framework names those of one route alone."""
-    path = getattr(request.scope.get("route"), "path", "")
-    return ", ".join(sorted(method.upper() for method in request.app.openapi()["paths"].get(path, ())))
+def _not_allowed(request: Request) -> Response:
+    """405 with all methods of the path that was called: the framework names those of one route alone."""
+    found = [method for method in METHODS if Match.FULL in _matches({**request.scope, "method": method})]
+    response = refusal(405, f"{request.method} is not possible here, only {', '.join(found)}")
+    response.headers["allow"] = ", ".join(found)
+    return response
+
+
+def _matches(scope: Scope) -> set[Match]:
+    """How the routes of an app would take a request; what is mounted is not asked."""
+    return {route.matches(scope)[0] for route in scope["app"].routes if not isinstance(route, Mount)}
+
+
+class OwnPaths:
+    """ASGI middleware that keeps /v1 for the API: the page, which is mounted on all paths, would take what is none."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """`app` is asked for all that is known."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ASGI has it."""
+        app = self._app
+        if scope["type"] == "http" and scope["path"].startswith("/v1/"):
+            found = _matches(scope)
+            if Match.FULL not in found and Match.PARTIAL not in found:
+                app = refusal(404, f"there is nothing at {scope['path']}")
+            elif Match.FULL not in found:
+                app = _not_allowed(Request(scope))
+        await app(scope, receive, send)
 
 
 async def _gone(request: Request, error: Exception) -> Response:
@@ -188,13 +226,3 @@ def _shown(value: object) -> str:
 def _sentence(error: OSError) -> str:
     """What an error of the system says; its own words where it was raised with a sentence."""
     return str(error) if error.strerror is None else f"there is no such file: {error.strerror}"
-
-
-def _of_http(request: Request, error: HTTPException, allowed: str) -> str:
-    if error.status_code == 404 and error.detail == "Not Found":
-        return f"there is nothing at {request.url.path}"
-    if error.status_code == 405:
-        return f"{request.method} is not possible here, only {allowed}"
-    if error.status_code == 400 and error.detail == "There was an error parsing the body":
-        return "the body is not JSON that can be read; send UTF-8, with plain numbers and few levels"
-    return str(error.detail)

@@ -31,6 +31,10 @@ PUSH = "push"
 MAX_STREAMS = 8
 
 
+class OpenAlreadyError(RuntimeError):
+    """A memory is a stream already, or is about to be."""
+
+
 class Opened(Protocol):
     """A source that may be watched.
 
@@ -159,7 +163,8 @@ class Hub:
             opened = self._open_source(source, engine)
             try:
                 card = Card(
-                    id=stream_id, title=checked_title(title) if title else title_of(opened.source.name), kept=kept, source=shown,
+                    id=stream_id, title=checked_title(title) if title else title_of(opened.source.name), kept=kept,
+                    source=shown,
                     reopens=shown == source and source != PUSH, model=model or self.models[0], preset=preset, fps=fps,
                     realtime=realtime, dialogue=dialogue, created=now_iso(),
                 )  # fmt: skip
@@ -183,7 +188,8 @@ class Hub:
         Raises:
             UnknownStreamError: if there is no such memory.
             ValueError: if the memory is damaged, or `source` is not what it is of.
-            BusyError: if it is open already, or too many streams are.
+            OpenAlreadyError: if it is open already.
+            BusyError: if too many streams are.
         """
         card = self._library.card(memory_id)
         engine = self.engine(card.model)
@@ -224,7 +230,7 @@ class Hub:
 
         Raises:
             UnknownStreamError: if it is not open.
-            BusyError: if it is being closed already.
+            OpenAlreadyError: if it is being closed already.
         """
         stream = self.stream(stream_id)
         with self._ends(stream_id):
@@ -239,11 +245,11 @@ class Hub:
         return self._library.memories()
 
     def rename(self, stream_id: str, title: str) -> None:
-        """Gives a stream or a memory another title. Raises `ValueError`, `UnknownStreamError`, `BusyError`."""
+        """Gives a stream or a memory another title. Raises `ValueError`, `UnknownStreamError`, `OpenAlreadyError`."""
         self._change(stream_id, title=checked_title(title))
 
     def keep(self, stream_id: str, kept: bool = True) -> None:
-        """Says whether a memory stays when its stream is closed. Raises `UnknownStreamError`, `BusyError`."""
+        """Says whether a memory stays when its stream is closed. Raises `UnknownStreamError`, `OpenAlreadyError`."""
         self._change(stream_id, kept=kept)
 
     def delete(self, memory_id: str) -> None:
@@ -251,7 +257,7 @@ class Hub:
 
         Raises:
             UnknownStreamError: if there is no such memory.
-            BusyError: while it is opened or closed.
+            OpenAlreadyError: while it is opened or closed.
             BlockingIOError: if another process has it open.
         """
         self._library.card(memory_id)
@@ -263,7 +269,7 @@ class Hub:
     def _change(self, stream_id: str, **changes: Any) -> None:
         with self._lock:
             if stream_id in self._ending:
-                raise BusyError(f"stream {stream_id} is being closed; try again when it is")
+                raise OpenAlreadyError(f"stream {stream_id} is being closed; try again when it is")
             card = self._library.change(stream_id, **changes)
             if stream_id in self._streams:
                 self._streams[stream_id].card = card
@@ -304,9 +310,9 @@ class Hub:
             if self._stopping:
                 raise BusyError("the server is stopping; start it again to go on")
             if stream_id in self._opening or stream_id in self._streams:
-                raise BusyError(f"stream {stream_id} is open already")
+                raise OpenAlreadyError(f"stream {stream_id} is open already")
             if stream_id in self._ending:
-                raise BusyError(f"stream {stream_id} is being closed; open it again when it is")
+                raise OpenAlreadyError(f"stream {stream_id} is being closed; open it again when it is")
             if len(self._streams) + len(self._opening) >= self._max_streams:
                 raise BusyError(f"{self._max_streams} streams are open, which is the most; close one first")
             self._opening.add(stream_id)
@@ -321,9 +327,9 @@ class Hub:
         """Takes a stream, if it is open, from those that are; until all is over nobody opens or changes its memory."""
         with self._lock:
             if stream_id in self._opening:
-                raise BusyError(f"stream {stream_id} is being opened; try again when it is")
+                raise OpenAlreadyError(f"stream {stream_id} is being opened; try again when it is")
             if stream_id in self._ending:
-                raise BusyError(f"stream {stream_id} is being closed already")
+                raise OpenAlreadyError(f"stream {stream_id} is being closed already")
             self._ending.add(stream_id)
             stream = self._streams.pop(stream_id, None)
         try:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,8 @@ from vstream.memory.levels import LEVEL_NAMES
 from vstream.session import Session
 from vstream.sources import PushSource
 
-KEPT_TURNS = 200
+KEPT_TURNS, PICTURED_TURNS = 200, 40
+"""Of the conversation, and how many of those hold their pictures: for older ones memory or the file has others."""
 MAX_TEXT = 20_000
 """Characters of a question."""
 MAX_WAITING = 16
@@ -194,6 +195,8 @@ class Stream:
         number = self._turns[-1].number + 1 if self._turns else 1
         turn = Turn(number, answer, asked_at)
         self._turns.append(turn)
+        if len(self._turns) > PICTURED_TURNS and (old := self._turns[-1 - PICTURED_TURNS].answer).done:
+            old.evidence = tuple(replace(one, picture=b"") for one in old.evidence)
         return turn
 
 
