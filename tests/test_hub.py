@@ -201,13 +201,20 @@ def test_ids_are_no_paths(hub: Hub) -> None:
             hub.delete(wrong)
 
 
-def test_a_damaged_card_hides_one_memory_and_no_other(hub: Hub, video: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "damage", ["{", '{"title": 5}', '{"created": "x"}', '{"created": 5}', '{"fps": "a"}', '{"kept": "x"}', "[]"]
+)
+def test_a_damaged_card_hides_one_memory_and_no_other(hub: Hub, video: Path, tmp_path: Path, damage: str) -> None:
     for _ in range(2):
         stream = hub.open(str(video), kept=True)
         answered(stream.ask("what is there now?"))
         hub.close_stream(stream.id)
-    (tmp_path / "memories" / stream.id / CARD).write_text("{")
+    card = tmp_path / "memories" / stream.id / CARD
+    whole = damage.startswith('{"')
+    card.write_text(json.dumps(json.loads(card.read_text()) | json.loads(damage)) if whole else damage)
     assert len(hub.memories()) == 1
+    with pytest.raises(UnknownStreamError):
+        hub.resume(stream.id)
 
 
 def test_open_memories_are_not_opened_twice(hub: Hub, video: Path) -> None:

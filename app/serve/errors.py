@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -80,6 +81,9 @@ def told(error: Exception) -> ApiError:
     """An error of the hub, a stream or an answer as a refusal."""
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, ValidationError):  # of what the server itself was going to say
+        log.error("a record is not what it should be", exc_info=error)
+        return ApiError(500, "the server failed; its log says more")
     if isinstance(error, UnknownStreamError):
         return ApiError(404, str(error), code="not_found")
     if isinstance(error, BusyError):

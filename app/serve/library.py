@@ -215,9 +215,20 @@ def _read(path: Path) -> Card | None:
     try:
         plain = json.loads(path.read_text("utf-8"))
         card = Card(**{one.name: plain[one.name] for one in fields(Card)})
+        if not _is_sound(card):
+            return None
     except (ValueError, KeyError, TypeError):
         return None
     return card if path.parent.name == card.id else None
+
+
+def _is_sound(card: Card) -> bool:
+    """Whether every field has its type. Raises `ValueError` for a time that is none."""
+    datetime.fromisoformat(card.created)
+    texts = (card.id, card.title, card.source, card.model, card.preset or "")
+    flags = (card.kept, card.reopens, card.realtime, card.dialogue)
+    fps = card.fps is None or type(card.fps) in (int, float)
+    return fps and all(isinstance(one, str) for one in texts) and all(isinstance(one, bool) for one in flags)
 
 
 def _kept(card: Card, folder: Path) -> Kept | None:

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from vstream.app.serve.errors import ApiError
-from vstream.app.serve.records import MAX_TEXT, EvidenceRecord, Moment, Seconds, Told, Usage, checked_at
+from vstream.app.serve.records import EvidenceRecord, Moment, Seconds, Told, Usage, checked_at
+from vstream.app.serve.stream import MAX_TEXT
 
 LEFT_ALONE = frozenset({
     "user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options",

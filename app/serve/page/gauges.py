@@ -72,6 +72,6 @@ def standing(stream: Stream, look: Look) -> tuple[str, str]:
         "watching": ("on", "Live" if stream.is_live else "Watching"),
         "over": ("", "Seen to its end; ask on"),
         "memory": ("", "A memory; nothing is watched"),
-        "failed": ("bad", f"Failed: {without_folders(look.failure)}"),
+        "failed": ("bad", f"Failed: {without_folders(look.failure or '')}"),
         "closed": ("", "Closed"),
     }[state]
