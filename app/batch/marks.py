@@ -51,8 +51,8 @@ def summary_of(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """What a file of answers comes to, as JSON values.
 
     `right` has {"right", "of", "share", "low", "high"} over the answers for which the right one is known, `by_type` the
-    same for each type. Latency is that to the first token, from the moment a question's time had come. `peak_bytes` is the most that
-    memory, caches and answers of one video took when a question was asked.
+    same for each type. Latency is that to the first token, from the moment a question's time had come. `peak_bytes` is
+    the most that memory, caches and answers of one video took when a question was asked.
     """
     answers, errors, videos = list[Mapping[str, Any]](), 0, set[str]()
     for record in records:

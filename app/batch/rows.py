@@ -155,7 +155,7 @@ def _choices(given: Any) -> tuple[str, ...]:
     if not isinstance(given, list) or not all(_is_plain(one) for one in given):
         raise ValueError(f'options must be a list of texts such as ["red", "blue"], got {given!r}')
     choices = check_choices([str(one) for one in given])
-    own = [re.fullmatch(rf"\s*\(?{letter}[.):]\s*(\S.*)", one, re.S) for letter, one in _lettered(choices)]
+    own = [re.fullmatch(rf"\s*\(?{letter}(?:\)[.:]?|[.:])\s*(\S.*)", one, re.S) for letter, one in _lettered(choices)]
     return tuple(found[1].strip() for found in own if found) if all(own) else tuple(one.strip() for one in choices)
 
 

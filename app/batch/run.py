@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from vstream.engine import Engine
 
 INPUT_ERRORS = (ValueError, OSError)
-POLL_SECONDS = 0.02
+REDRAW_SECONDS = 0.2
 
 
 @dataclass
@@ -96,7 +97,7 @@ class Batch:
         check_folder(options.videos)
         self.rows = read_rows(questions)
         self._options = options
-        self._settings = options.settings(None)
+        self._settings = options.settings(None, decode_steps=1)  # so that answers are many in a batch
         options.loading()  # refuses what will not do before torch is loaded
         self._asked = hashlib.sha256(questions.read_bytes()).hexdigest()[:16]
         self._pictures = PictureFolder(options.pictures)
@@ -174,15 +175,26 @@ class Pass:
         while waiting or watching:
             while waiting and len(watching) < self._options.at_once:
                 watching += self._open(waiting.popleft(), len(videos) - len(waiting))
-            self._news.wait(0.2)
+            self._news.wait(REDRAW_SECONDS)
             self._news.clear()
-            for one in list(watching):
-                self._write(one)
-                if not one.open:
-                    watching.remove(one)
-                    self._close(one)
+            watching = [one for one in watching if self._go_on(one)]
             self._progress.count("questions", len(self._ledger.done), len(rows))
-            time.sleep(POLL_SECONDS)  # tokens come one by one, and nobody looks at each
+
+    def _go_on(self, one: Watching) -> bool:
+        """Writes the lines of what is done; leaves the video where that was all, and then says False."""
+        done = one.take_done()
+        if one.open:
+            self._progress.update(one.watched)
+        else:
+            self._close(one)
+        if done:
+            self._ledger.write([_answer_record(row, answer, self._pictures) for row, answer in done])
+        return bool(one.open)
+
+    def _tell(self, answer: Answer) -> None:
+        """Called by the engine's thread for every piece of an answer; only the last one is news."""
+        if answer.done:
+            self._news.set()
 
     def _open(self, video: Video, number: int) -> list[Watching]:
         """Opens a video and asks everything about it; nothing if it cannot be watched, which its rows then tell."""
@@ -198,7 +210,7 @@ class Pass:
             except ValueError as error:
                 self._ledger.write([_failed(row, error)])
         for _, answer in one.open:
-            answer.subscribe(self._news.set)
+            answer.subscribe(partial(self._tell, answer))
         if one.open:
             self._engine.serve(watched.session)
             return [one]
@@ -212,13 +224,6 @@ class Pass:
         source = open_source(video.path, max_side=self._engine.adapter.image_side, trusted=False)
         session = self._engine.open(source, preset=self._options.preset, start=False, **self._settings)
         return Watched(Planned(number, video.name, False, None, None), session, video.name)
-
-    def _write(self, one: Watching) -> None:
-        """Writes the lines of what is done."""
-        done = one.take_done()
-        if done:
-            self._ledger.write([_answer_record(row, answer, self._pictures) for row, answer in done])
-        self._progress.update(one.watched)
 
     def _close(self, one: Watching) -> None:
         session, spent = one.watched.session, self._spent

@@ -41,10 +41,10 @@ def facts_of(summary: Mapping[str, Any]) -> dict[str, str]:
     if spent["videos"]:
         watched = f"{format_seconds(spent['stream_seconds'])} of {spent['videos']:,} videos"
         encoded = f"{spent['encode_seconds']:.1f} s on {spent['frames_encoded']:,} frames, each once"
-        facts["this run"] = (
-            f"{watched} in {spent['wall_seconds']:.1f} s: {encoded}, {spent['answer_seconds']:.1f} s on answers, with {spent['frames_open']:,} frames that "
-            "questions saw before their clip"
+        answered = (
+            f"{spent['answer_seconds']:.1f} s on answers, with {spent['frames_open']:,} frames seen before their clip"
         )
+        facts["this run"] = f"{watched} in {spent['wall_seconds']:.1f} s: {encoded}, {answered}"
     return facts
 
 
