@@ -19,6 +19,7 @@ import typer
 
 from vstream import __version__
 from vstream.app.interrupts import interrupts
+from vstream.app.memory_commands import memory
 from vstream.app.options import Options, takes_options
 from vstream.app.serve.options import ServeOptions
 
@@ -34,6 +35,7 @@ app = typer.Typer(
 )  # fmt: skip
 models = typer.Typer(help="Lists the models, or adds one.")
 app.add_typer(models, name="models")
+app.add_typer(memory, name="memory")
 
 SOURCES = "A video file, a folder of pictures, or a camera (rtsp://HOST/PATH, webcam:0, /dev/video0, lavfi:GRAPH"
 Source = Annotated[str, typer.Argument(help=f"{SOURCES}), or a memory folder.", metavar="SOURCE")]

@@ -86,7 +86,7 @@ def use_of(folder: Path) -> str:
 
 def _check_unused(folder: Path) -> None:
     if (user := _user_of(folder)) is not None:
-        raise OSError(errno.EBUSY, f"process {user} has the memory in {folder} open; try again when that is over")
+        raise OSError(errno.EAGAIN, f"process {user} has the memory in {folder} open; try again when that is over")
 
 
 def _user_of(folder: Path) -> int | None:
