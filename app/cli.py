@@ -142,6 +142,27 @@ def _show(run: Run, options: Options, *, to_end: bool, stay: bool = False, from_
 
 @app.command()
 @takes_options
+def encode(
+    videos: Annotated[list[str], typer.Argument(help="Video files or folders of pictures.", metavar="VIDEO")],
+    at_once: Annotated[int, typer.Option(help="So many together.")] = 1,
+    *,
+    options: Options,
+) -> int:
+    """Watches recordings to their end, each into a memory of its own in --memory DIR, to be asked later.
+
+    The same command again goes on where it stopped. What cannot be watched is told, and the rest goes on.
+    """
+    from vstream.app.encoding import Encoding
+    from vstream.app.output import PictureFolder
+    from vstream.app.terminal import TerminalScreen
+
+    encoding = Encoding(videos, options, at_once)
+    with TerminalScreen(PictureFolder(None)) as screen:
+        return encoding(screen)
+
+
+@app.command()
+@takes_options
 def serve(*, options: ServeOptions) -> int:
     """Opens a page for people and an API for programs: watch, ask, remember, in a browser.
 
