@@ -38,7 +38,7 @@ def command(questions: Path, videos: Path, out: Path, *more: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def futures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, World]:
-    """One world, lossless, whose needle comes in its second half: as it is, in another colour, and cut off before it."""
+    """One world, lossless, whose needle comes in its second half: as it is, in another colour, cut off before it."""
     folder = tmp_path_factory.mktemp("futures")
     (needle,) = plant(SEED, [NEEDLE_SECONDS], kinds=["heart"])
     needle = replace(needle, turned=None, turn_seconds=None)

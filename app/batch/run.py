@@ -97,7 +97,7 @@ class Batch:
         check_folder(options.videos)
         self.rows = read_rows(questions)
         self._options = options
-        self._settings = options.settings(None, decode_steps=1)  # so that answers are many in a batch
+        self._settings = session_settings(options)
         options.loading()  # refuses what will not do before torch is loaded
         self._asked = hashlib.sha256(questions.read_bytes()).hexdigest()[:16]
         self._pictures = PictureFolder(options.pictures)
@@ -155,6 +155,15 @@ class Batch:
 
         torch.set_num_threads(self._options.threads or os.cpu_count() or 1)
         return Engine.load(self._options.model or DEFAULT_MODEL, self._options.loading())
+
+
+def session_settings(options: BatchOptions) -> dict[str, Any]:
+    """Settings of every video's session: one token at a time while questions wait, so that batches are large.
+
+    Raises:
+        ValueError: for a value that will not do.
+    """
+    return options.settings(None, decode_steps=1)
 
 
 class Pass:
