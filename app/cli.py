@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vstream import __version__
+from vstream.app.batch.options import BatchOptions
 from vstream.app.interrupts import interrupts
+from vstream.app.memory_commands import memory
 from vstream.app.options import Options, takes_options
 from vstream.app.serve.options import ServeOptions
 
@@ -34,6 +36,7 @@ app = typer.Typer(
 )  # fmt: skip
 models = typer.Typer(help="Lists the models, or adds one.")
 app.add_typer(models, name="models")
+app.add_typer(memory, name="memory")
 
 SOURCES = "A video file, a folder of pictures, or a camera (rtsp://HOST/PATH, webcam:0, /dev/video0, lavfi:GRAPH"
 Source = Annotated[str, typer.Argument(help=f"{SOURCES}), or a memory folder.", metavar="SOURCE")]
@@ -136,6 +139,53 @@ def _show(run: Run, options: Options, *, to_end: bool, stay: bool = False, from_
     kind = JsonScreen if options.json else TerminalScreen
     with kind(pictures, to_end=to_end, reader=reader, stay=stay) as screen:
         return run(screen, to_end=to_end)
+
+
+@app.command()
+@takes_options
+def batch(
+    questions: Annotated[
+        Path,
+        typer.Argument(
+            help="JSONL, JSON or CSV: id, video, question; at_seconds or at, options, answer, type where wanted.",
+            metavar="QUESTIONS",
+        ),
+    ],
+    *,
+    options: BatchOptions,
+) -> int:
+    """Answers a file of questions about videos, one pass over each; the same command goes on after a crash."""
+    from vstream.app.batch.run import Batch
+    from vstream.app.batch.telling import show_summary
+    from vstream.app.progress import Progress
+
+    run = Batch(questions, options)
+    with Progress() as progress:
+        code = run(progress)
+    if run.summary:
+        show_summary(run.summary, as_json=options.json)
+    return code
+
+
+@app.command()
+@takes_options
+def encode(
+    videos: Annotated[list[str], typer.Argument(help="Video files or folders of pictures.", metavar="VIDEO")],
+    at_once: Annotated[int, typer.Option(help="So many together.")] = 1,
+    *,
+    options: Options,
+) -> int:
+    """Watches recordings to their end, each into a memory of its own in --memory DIR, to be asked later.
+
+    The same command again goes on where it stopped. What cannot be watched is told, and the rest goes on.
+    """
+    from vstream.app.encoding import Encoding
+    from vstream.app.output import PictureFolder
+    from vstream.app.terminal import TerminalScreen
+
+    encoding = Encoding(videos, options, at_once)
+    with TerminalScreen(PictureFolder(None)) as screen:
+        return encoding(screen)
 
 
 @app.command()

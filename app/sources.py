@@ -68,6 +68,30 @@ def plan(sources: Sequence[str], options: Options) -> list[Planned]:
     ]
 
 
+def plan_recordings(sources: Sequence[str], options: Options, memory: Path) -> tuple[list[Planned], list[str]]:
+    """What to open, each with a folder of its own in `memory`; sentences about what cannot be.
+
+    Raises:
+        ValueError: if two memories would lie in one folder.
+    """
+    probed, wrong = [], []
+    for number, given in enumerate(sources, start=1):
+        try:
+            name, is_live = _probe(given, options)
+            if is_live:
+                raise ValueError(f"{name} is a camera and has no end: use vstream watch")
+        except (ValueError, OSError) as error:
+            wrong.append(str(error))
+        else:
+            probed.append((number, name, given))
+    folders = _own_folders([name for _, name, _ in probed], memory)
+    planned = [
+        Planned(number, name, False, folder, given)
+        for (number, name, given), folder in zip(probed, folders, strict=True)
+    ]
+    return planned, wrong
+
+
 def check_questions(planned: Sequence[Planned], scheduled: Sequence[Scheduled]) -> None:
     """Raises `ValueError` if a camera is to be asked at its end."""
     live = next((one for one in planned if one.is_live), None)
@@ -102,12 +126,15 @@ def _probe(given: str, options: Options) -> tuple[str, bool]:
 
 def _folders(names: Sequence[str], memory: Path | None) -> list[Path | None]:
     """Each source's memory folder: `memory` itself for one source, else a folder in it by the source's name."""
-    if memory is None or len(names) == 1:
-        return [memory] * len(names)
+    return [memory] * len(names) if memory is None or len(names) == 1 else [*_own_folders(names, memory)]
+
+
+def _own_folders(names: Sequence[str], memory: Path) -> list[Path]:
+    """A folder in `memory` for each source."""
     if is_memory(memory):
         raise ValueError(f"{memory} is the memory of one source; give several a folder of their own with --memory")
     folders = [folder_name(name) for name in names]
-    twice, count = Counter(name.casefold() for name in folders).most_common(1)[0]
+    twice, count = Counter([name.casefold() for name in folders] or [""]).most_common(1)[0]
     if count > 1:
         raise ValueError(
             f"{count} sources are called {twice!r} and would share one memory folder: watch them with separate "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -86,7 +86,7 @@ class Run:
         began = time.perf_counter()
         try:
             with screen.busy("loading the model"):
-                engine = self._load()
+                engine = load_engine(self._planned, self._options)
             with engine:
                 desk = self._open(engine)
                 ending = screen.run(desk)
@@ -104,27 +104,11 @@ class Run:
             screen.tell(warning)
         return desk.exit_code
 
-    def _load(self) -> Engine:
-        """The model asked for; unless one was, that of the memory; unless there is one, the embedded model."""
-        quieten()
-        import torch
-
-        from vstream.engine import Engine
-
-        torch.set_num_threads(self._options.threads or os.cpu_count() or 1)
-        remembered = next((model for one in self._planned if (model := _model_of(one.memory))), None)
-        model = remembered or DEFAULT_MODEL if self._options.model is None else self._options.model
-        return Engine.load(model, self._options.loading())
-
     def _open(self, engine: Engine) -> Desk:
         """Opens every source, and asks every question before the first frame comes in."""
         for planned in self._planned:
-            source = planned.open(self._options, engine.adapter.image_side)
-            session = engine.open(
-                source, memory=planned.memory, preset=self._options.preset, start=False, **self._settings[planned]
-            )
             label = f"@{planned.number} {planned.name}" if len(self._planned) > 1 else ""
-            self._watched.append(Watched(planned, session, label))
+            self._watched.append(open_planned(engine, planned, self._options, self._settings[planned], label))
         desk = Desk(self._watched)
         desk.schedule(self._scheduled)
         for watched in self._watched:
@@ -144,6 +128,32 @@ class Run:
             return f"stopped before anything was kept in {where}; the same command begins anew"
         upto = ", ".join(f"{format_seconds(one.session.memory.last_seconds or 0)} {one.label}".strip() for one in kept)
         return f"stopped; {where} keeps everything up to {upto} and the same command goes on from there"
+
+
+def load_engine(planned: Sequence[Planned], options: Options) -> Engine:
+    """The model asked for; unless one was, that of the memory; unless there is one, the embedded model."""
+    quieten()
+    import torch
+
+    from vstream.engine import Engine
+
+    torch.set_num_threads(options.threads or os.cpu_count() or 1)
+    remembered = next((model for one in planned if (model := _model_of(one.memory))), None)
+    model = remembered or DEFAULT_MODEL if options.model is None else options.model
+    return Engine.load(model, options.loading())
+
+
+def open_planned(
+    engine: Engine, planned: Planned, options: Options, settings: Mapping[str, Any], label: str
+) -> Watched:
+    """A session of a source or memory, which the engine does not serve yet.
+
+    Raises:
+        ValueError: if the source or the memory will not do.
+    """
+    source = planned.open(options, engine.adapter.image_side)
+    session = engine.open(source, memory=planned.memory, preset=options.preset, start=False, **settings)
+    return Watched(planned, session, label)
 
 
 def _policy(planned: Planned) -> str:

@@ -96,11 +96,19 @@ class DiskTier:
         self._snapshot: Any = None  # the read transaction of `snapshot`, while it lasts
 
     @classmethod
-    def open(cls, folder: Path, identity: folders.Identity, *, disk_bytes: int, durable: bool = True) -> DiskTier:
+    def open(
+        cls,
+        folder: Path,
+        identity: folders.Identity,
+        *,
+        disk_bytes: int,
+        durable: bool = True,
+        created: str | None = None,
+    ) -> DiskTier:
         """Open or create a memory for writing, its file never above `disk_bytes`.
 
         With `durable`, a write is on the disk when it returns; without, it may be lost if the system (not the process)
-        goes down.
+        goes down. A new one was created now, unless `created` says when.
         """
         map_bytes = (disk_bytes - FIXED_DISK_BYTES) // PAGE_BYTES * PAGE_BYTES
         folders.find_memory(folder)
@@ -108,7 +116,7 @@ class DiskTier:
         with ExitStack() as undo:
             undo.callback(os.close, writer)
             if not folders.find_memory(folder):
-                _create(folder, identity, map_bytes)
+                _create(folder, identity, map_bytes, created)
             folders.check_identity(folder, folders.read_manifest(folder)["identity"], identity)
             _fit_file(folder, map_bytes)
             shared = Environment.take(folder)
@@ -185,15 +193,27 @@ class DiskTier:
 
         What `Block.extra` holds is `policy`'s.
         """
-        import lmdb
-
         records: dict[tuple[Part, int], bytes | memoryview] = {(Part.STATE, 0): bytes(state)}
         records |= {key: body for block, rows in add for key, body in _records(block, rows, policy)}
+        self._store(records, remove, len(add))
+
+    def record(self, part: Part, block_id: int) -> bytes | None:
+        """A whole record as it is stored, None if it does not exist."""
+        return self._read(part, block_id)
+
+    def restore(self, records: dict[tuple[Part, int], bytes]) -> None:
+        """Take records as another memory has them, all of them or, if this raises, none."""
+        self._store(dict(records), (), sum(part is Part.META for part, _ in records))
+
+    def _store(self, records: dict[tuple[Part, int], bytes | memoryview], remove: Sequence[int], num_new: int) -> None:
+        """One transaction; whatever hinders it is told as one sentence."""
+        import lmdb
+
         try:
             self._write_reusing(records, remove)
         except lmdb.MapFullError as error:
             raise RuntimeError(
-                f"the memory in {self.folder} has no room for {len(add)} more blocks in its "
+                f"the memory in {self.folder} has no room for {num_new} more blocks in its "
                 f"{self._env.info()['map_size']} bytes, so nothing was changed; give it a larger disk budget"
             ) from error
         except HeldBackError as error:
@@ -204,6 +224,19 @@ class DiskTier:
                 f"could not write to the memory in {self.folder} ({error}; {free} bytes are free there), "
                 "so nothing was changed"
             ) from error
+
+    def copy_compact(self, folder: Path) -> None:
+        """A data file in another folder that holds the same and has no free pages. Raises LMDB's own errors.
+
+        It has to be written to once: LMDB counts its commits anew, and a file of one commit passes for one whose
+        creation was cut short (`find_memory`).
+        """
+        import lmdb
+
+        self._env.copy(str(folder), compact=True)
+        map_bytes = folders.map_bytes(self.folder)
+        with lmdb.open(str(folder), map_size=map_bytes, lock=False) as env, env.begin(write=True) as txn:
+            txn.cursor().putmulti(to_pages(Part.IDENTITY, 0, identity_body(self.identity)))
 
     def page_counts(self, part: Part) -> dict[int, int]:
         """Pages of each block's record of one part, as they are in the file."""
@@ -317,7 +350,7 @@ class DiskTier:
         self._env.reader_check()
         try:
             for _ in range(2):
-                self._transact({(Part.IDENTITY, 0): _identity_body(self.identity)}, ())
+                self._transact({(Part.IDENTITY, 0): identity_body(self.identity)}, ())
             self._transact(records, remove)
         except lmdb.MapFullError:
             return False
@@ -352,11 +385,12 @@ def _scan(txn: Any, prefix: bytes) -> Iterator[tuple[bytes, memoryview]]:
             found = cursor.next()
 
 
-def _identity_body(identity: folders.Identity) -> bytes:
+def identity_body(identity: folders.Identity) -> bytes:
+    """What the data file holds of what vstream.json says: it tells that the two belong together."""
     return json.dumps({"format_version": folders.FORMAT_VERSION, **identity}, sort_keys=True).encode()
 
 
-def _create(folder: Path, identity: folders.Identity, map_bytes: int) -> None:
+def _create(folder: Path, identity: folders.Identity, map_bytes: int, created: str | None) -> None:
     """Make an empty memory; vstream.json comes last, so a creation that is cut short is known by its absence.
 
     Raises:
@@ -368,8 +402,8 @@ def _create(folder: Path, identity: folders.Identity, map_bytes: int) -> None:
     try:
         folders.reserve_lock_file(folder)
         with open_env(folder, map_size=map_bytes) as env, env.begin(write=True) as txn:
-            txn.cursor().putmulti(to_pages(Part.IDENTITY, 0, _identity_body(identity)))
-        folders.write_manifest(folder, identity)
+            txn.cursor().putmulti(to_pages(Part.IDENTITY, 0, identity_body(identity)))
+        folders.write_manifest(folder, identity, created)
     except (lmdb.Error, OSError) as error:
         folders.remove_unfinished(folder)
         raise OSError(f"cannot create a memory in {folder}: {error}") from error
@@ -398,6 +432,6 @@ def _checked(tier: DiskTier) -> DiskTier:
     Raises:
         ValueError: if it is another memory's.
     """
-    if tier._read(Part.IDENTITY, 0) != _identity_body(tier.identity):
+    if tier._read(Part.IDENTITY, 0) != identity_body(tier.identity):
         raise ValueError(f"half of the memory in {tier.folder} is another's: data.mdb is not the one of vstream.json")
     return tier

@@ -6,6 +6,7 @@ This module knows nothing of what is stored.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,9 +39,8 @@ class Environment:
     @classmethod
     def take(cls, folder: Path) -> Self:
         """The folder's environment, opened if nobody in the process has it; to be let go of by `release`."""
-        data = (folder / folders.DATA).stat()
-        key = data.st_dev, data.st_ino
-        with _guard:
+        with _guard, folders.still(folder):
+            key = _key_of(folder)
             if key not in _environments:
                 _environments[key] = cls(folder, key)
             shared = _environments[key]
@@ -80,8 +80,7 @@ class Environment:
     @property
     def is_current(self) -> bool:
         """Whether the folder's data file is still the one that was opened."""
-        path = self.folder / folders.DATA
-        return path.exists() and (path.stat().st_dev, path.stat().st_ino) == self._key
+        return (self.folder / folders.DATA).exists() and _key_of(self.folder) == self._key
 
     def late_readers(self) -> list[int]:
         """Processes that read a commit before the last: they keep its pages from being used again."""
@@ -106,6 +105,20 @@ class Environment:
             raise OSError(
                 f"{MAX_READERS} processes read the memory in {self.folder} already; ask again later"
             ) from None
+
+
+def user_of(folder: Path) -> int | None:
+    """A process that has the memory open, to read or to write, this one included; None if there is none.
+
+    Who reads where LMDB's lock file cannot be written to is not seen.
+    """
+    with _guard:  # looking into LMDB's lock file would let go of the locks that this process has there
+        return os.getpid() if _key_of(folder) in _environments else folders.lmdb_user(folder)
+
+
+def _key_of(folder: Path) -> tuple[int, int]:
+    data = (folder / folders.DATA).stat()
+    return data.st_dev, data.st_ino
 
 
 def open_env(folder: Path, **options: Any) -> Any:

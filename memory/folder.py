@@ -11,7 +11,8 @@ import fcntl
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +31,11 @@ _LOCK_BYTES = 8192  # what LMDB makes of lock.mdb for its default number of read
 _META = struct.Struct("<IIQQ96sQQ")  # LMDB's MDB_meta: magic, version, address, map size, two trees, last page, txn id
 _MAGIC = 0xBEEFC0DE
 _PAGE_HEADER = 16
+_POSIX_LOCK = struct.Struct("@hhqqi4x")  # kind, whence, start, length, process
+
+
+class BrokenError(ValueError):
+    """Files of a memory are missing, cut short or damaged."""
 
 
 def find_memory(folder: Path) -> bool:
@@ -46,18 +52,18 @@ def find_memory(folder: Path) -> bool:
     if {DATA, MANIFEST} <= names:
         return True
     if MANIFEST in names:
-        raise ValueError(f"half of the memory in {folder} is missing: {MANIFEST} is there, but {DATA} is not")
+        raise BrokenError(f"half of the memory in {folder} is missing: {MANIFEST} is there, but {DATA} is not")
     if DATA in names and _ever_committed(folder / DATA):
-        raise ValueError(f"half of the memory in {folder} is missing: {DATA} is there, but {MANIFEST} is not")
+        raise BrokenError(f"half of the memory in {folder} is missing: {DATA} is there, but {MANIFEST} is not")
     foreign = sorted(names - {DATA, LOCK, WRITER, MANIFEST + ".new"})
     if foreign:
         raise ValueError(f"{folder} is not a memory folder: it holds {foreign[0]}; give an empty or a new folder")
     return False
 
 
-def write_manifest(folder: Path, identity: Identity) -> None:
-    """Write vstream.json as one atomic, durable step: from then on the folder is a memory."""
-    created = datetime.now(UTC).isoformat(timespec="seconds")
+def write_manifest(folder: Path, identity: Identity, created: str | None = None) -> None:
+    """Write vstream.json as one atomic, durable step: from then on the folder is a memory, created now unless said."""
+    created = datetime.now(UTC).isoformat(timespec="seconds") if created is None else created
     text = json.dumps({"format_version": FORMAT_VERSION, "identity": dict(identity), "created": created}, indent=2)
     part = folder / (MANIFEST + ".new")
     with part.open("w") as file:
@@ -65,8 +71,8 @@ def write_manifest(folder: Path, identity: Identity) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.rename(folder / MANIFEST)
-    _sync_folder(folder)
-    _sync_folder(folder.parent)
+    sync_folder(folder)
+    sync_folder(folder.parent)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -84,7 +90,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         if not isinstance(identity, dict):
             raise ValueError("its identity is no table of names")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{folder / MANIFEST} is damaged: {error}") from error
+        raise BrokenError(f"{folder / MANIFEST} is damaged: {error}") from error
     if version != FORMAT_VERSION:
         raise ValueError(
             f"the memory in {folder} has format version {version!r}, but this vstream reads version {FORMAT_VERSION}"
@@ -119,7 +125,7 @@ def check_whole(folder: Path) -> int:
     size = path.stat().st_size
     if not 0 < needed <= size:
         wrong = f"{size} bytes of {needed}" if needed else "it does not start like an LMDB file"
-        raise ValueError(
+        raise BrokenError(
             f"{path} is truncated or damaged ({wrong}); restore the folder from a copy or give another one"
         )
     return needed
@@ -173,14 +179,78 @@ def lock_writer(folder: Path) -> int:
     except OSError as error:
         raise OSError(error.errno, f"cannot write to the memory folder {folder}: {error.strerror}") from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+        _flock(descriptor, fcntl.LOCK_EX, f"another process is writing to the memory folder {folder}")
+    except OSError:
         os.close(descriptor)
-        raise OSError(errno.EAGAIN, f"another process is writing to the memory folder {folder}") from error
+        raise
     return descriptor
 
 
-def _sync_folder(folder: Path) -> None:
+@contextmanager
+def writers_held_off(folder: Path) -> Iterator[None]:
+    """While entered nobody else becomes the folder's writer; others may do the same at once. Writes nothing.
+
+    Raises:
+        OSError: if somebody is its writer.
+    """
+    try:
+        descriptor = os.open(folder / WRITER, os.O_RDONLY)
+    except FileNotFoundError:  # a copy that nobody has ever written to
+        yield
+        return
+    try:
+        _flock(descriptor, fcntl.LOCK_SH, f"{folder} is being written to; try again when that is over")
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def still(folder: Path, *, exclusive: bool = False) -> Iterator[None]:
+    """Opening the files of a memory (shared) and putting others in their place (exclusive) never happen at once."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def being_written(folder: Path) -> bool:
+    """Whether somebody is the folder's writer at this moment."""
+    try:
+        with writers_held_off(folder):
+            return False
+    except OSError as error:
+        if error.errno != errno.EAGAIN:
+            raise
+        return True
+
+
+def lmdb_user(folder: Path) -> int | None:
+    """Another process that has the memory open; see `environment.user_of`, which this process must ask instead."""
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        wanted = _POSIX_LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)  # LMDB keeps the first byte locked for reading
+        kind, _, _, _, pid = _POSIX_LOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, wanted))
+    finally:
+        os.close(descriptor)
+    return None if kind == fcntl.F_UNLCK else int(pid)
+
+
+def _flock(descriptor: int, kind: int, refusal: str) -> None:
+    """Takes a lock at once. Raises `OSError` with that sentence if somebody else has it."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise OSError(errno.EAGAIN, refusal) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes what was renamed, made or removed in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
