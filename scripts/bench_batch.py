@@ -72,7 +72,8 @@ def measure(engine: Engine, folder: Path, videos: Sequence[Video], rows: Sequenc
     spent, decoded = Spent(), engine.decoding_seconds
     with Ledger(options.out, overwrite=True) as ledger:
         began = time.perf_counter()
-        Pass(engine, options, session_settings(options), ledger, PictureFolder(None), Progress(), spent)(videos, rows)
+        watch = Pass(engine, options, session_settings(options), ledger, PictureFolder(None), Progress(), spent)
+        watch(videos, len(rows))
         spent.wall_seconds = time.perf_counter() - began
         spent.answer_seconds += engine.decoding_seconds - decoded
         summary = summary_of(ledger.records())

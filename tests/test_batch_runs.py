@@ -130,6 +130,7 @@ def run_until(arguments: list[str], out: Path, lines: int, number: int) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_many_questions_killed_twice_end_complete_and_equal_to_an_uninterrupted_run(tmp_path: Path) -> None:
     each = QUESTIONS // VIDEOS
     rows = rows_about(film_worlds(tmp_path / "v", VIDEOS, 20), each + 2)[:QUESTIONS]

@@ -118,8 +118,8 @@ class Batch:
                 self._answer_all(ledger, progress)
             except Interrupted as interrupt:
                 progress.stop()
-                progress.tell(f"stopped; {options.out} has {len(ledger.done)} of {len(self.rows)} rows, "
-                              "and the same command goes on from there")  # fmt: skip
+                have = f"{options.out} has {len(ledger.done)} of {len(self.rows)} rows"
+                progress.tell(f"stopped; {have}, and the same command goes on from there")
                 return interrupt.exit_code
             progress.stop()
             self.summary = {**summary_of(ledger.records()), "this_run": asdict(self.spent)}
@@ -143,7 +143,8 @@ class Batch:
         with engine:
             ledger.agree(model=engine.adapter.fingerprint)
             began = time.perf_counter()
-            Pass(engine, self._options, self._settings, ledger, self._pictures, progress, self.spent)(videos, self.rows)
+            watch = Pass(engine, self._options, self._settings, ledger, self._pictures, progress, self.spent)
+            watch(videos, len(self.rows))
             self.spent.wall_seconds = time.perf_counter() - began
             self.spent.answer_seconds += engine.decoding_seconds
 
@@ -178,8 +179,8 @@ class Pass:
         self._ledger, self._pictures, self._progress, self._spent = ledger, pictures, progress, spent
         self._news = threading.Event()
 
-    def __call__(self, videos: Sequence[Video], rows: Sequence[object]) -> None:
-        """Until every question has its line."""
+    def __call__(self, videos: Sequence[Video], total: int) -> None:
+        """Until every question has its line; `total` is that of all rows, for progress."""
         waiting, watching = deque(videos), list[Watching]()
         while waiting or watching:
             while waiting and len(watching) < self._options.at_once:
@@ -187,7 +188,7 @@ class Pass:
             self._news.wait(REDRAW_SECONDS)
             self._news.clear()
             watching = [one for one in watching if self._go_on(one)]
-            self._progress.count("questions", len(self._ledger.done), len(rows))
+            self._progress.count("questions", len(self._ledger.done), total)
 
     def _go_on(self, one: Watching) -> bool:
         """Writes the lines of what is done; leaves the video where that was all, and then says False."""
