@@ -205,9 +205,7 @@ class DiskTier:
         """Take records as another memory has them, all of them or, if this raises, none."""
         self._store(dict(records), (), sum(part is Part.META for part, _ in records))
 
-    def _store(
-        self, records: dict[tuple[Part, int], bytes | memoryview], remove: Sequence[int], num_new: int
-    ) -> None:
+    def _store(self, records: dict[tuple[Part, int], bytes | memoryview], remove: Sequence[int], num_new: int) -> None:
         """One transaction; whatever hinders it is told as one sentence."""
         import lmdb
 

@@ -109,4 +109,3 @@ def _copy(folder: Path, new: Path) -> None:
             ) from error
     with DiskTier.open_readonly(new) as copied:
         copied.check_integrity()
-
