@@ -617,9 +617,9 @@ def is_whole_or_absent(what: str, place: Path, packed: Path, wanted: list[tuple[
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["compact", "export", "import", "prune"])
 def test_killed_at_any_moment_it_leaves_the_memory_whole_or_absent(what, small, packed, place):
-    """Real kills, one at every seventh time that a file is touched, until it is no longer in time to be killed."""
+    """Real kills, one at every few times that a file is touched, until it is no longer in time to be killed."""
     processes, wanted, kills = forking(), contents(small), 0
-    for count in range(1, 1000, 7):
+    for count in range(1, 1000, 7 if what == "compact" else 3):
         if what == "prune":
             for name in ("a", "b"):
                 if not (place / "many" / name).exists():
