@@ -10,11 +10,18 @@ from typing import Annotated, Any
 
 import typer
 
-memory = typer.Typer(help="Lists memories, checks, compacts, exports, imports and prunes them.", no_args_is_help=True)
+memory = typer.Typer(help="Lists memories, checks, compacts, exports, imports and prunes them.")
 
 Folder = Annotated[Path, typer.Argument(help="A memory folder.", metavar="DIR")]
 Root = Annotated[Path, typer.Argument(help="A folder that holds memories.", metavar="DIR")]
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
+
+
+@memory.callback(invoke_without_command=True)
+def root(context: typer.Context) -> None:
+    """Lists memories, checks, compacts, exports, imports and prunes them."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 @memory.command("list")
@@ -28,6 +35,9 @@ def list_(root: Root, json: Json = False) -> None:
         print_json({"memories": rows})
     else:
         _print_rows([_told(row, root) for row in rows], f"there is no memory below {root}")
+        for row in rows:
+            if row["damaged"]:
+                print(f"damaged: {row['damaged']}")
 
 
 @memory.command()
@@ -45,7 +55,7 @@ def verify(folder: Folder, json: Json = False) -> int:
     else:
         for damage in found["damages"]:
             print(_damage(damage))
-        print(f"{found['folder']} is damaged in {len(found['damages'])} places")
+        print(f"{found['folder']} is damaged: {_count(len(found['damages']), 'complaint')}")
     return 0 if found["whole"] else 1
 
 
@@ -115,7 +125,10 @@ def prune(
         print(f"{one.folder} is open and stays")
     total = sum(one.num_bytes for one in done.going)
     if done.going:
-        print(f"{len(done.going)} memories, {total} bytes: " + ("removed" if yes else "give --yes to remove them"))
+        print(
+            f"{_count(len(done.going), 'memory')}, {total} bytes: "
+            + ("removed" if yes else "give --yes to remove them")
+        )
 
 
 def _print_rows(rows: list[dict[str, Any]], nothing: str) -> None:
@@ -146,11 +159,15 @@ def _told(row: dict[str, Any], root: Path) -> dict[str, str]:
         "source": row.get("source") or "",
         "model": row.get("model") or "",
         "watched": f"{at(row.get('start_seconds'))}-{at(row.get('end_seconds'))}".strip("-"),
-        "blocks": f"damaged: {row['damaged']}" if row["damaged"] else blocks,
+        "blocks": "damaged" if row["damaged"] else blocks,
         "size": megabytes(row["bytes"]),
-        "created": row.get("created") or "",
-        "open": row.get("open") or "",
+        "created": (row.get("created") or "")[:10],
+        "open": row.get("open") or "no",
     }
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun if number == 1 else noun.removesuffix('y') + 'ies' if noun.endswith('y') else noun + 's'}"
 
 
 def _damage(damage: dict[str, Any]) -> str:

@@ -12,9 +12,9 @@ FILE.vstream is an uncompressed POSIX (ustar) tar of plain members, always these
 What is guaranteed: the same memory gives the same bytes, also after it was imported and exported again. Members are
 the store's own records, not pages of LMDB, so they do not depend on its version, on a page size or on a file system.
 Numbers are little-endian, and a machine of the other order refuses them. A file is written beside its name and moved
-there when it is whole; an import is checked in full before the folder appears. The checksums tell accidents, not forgers:
-who made the file could have made them fit. So the reader believes nothing either way: it makes every header anew and
-compares it, follows no names, and bounds every size before it reads.
+there when it is whole; an import is checked in full before the folder appears. The checksums tell accidents, not
+forgers: who made the file could have made them fit. So the reader believes nothing either way: it makes every header
+anew and compares it, follows no names, and bounds every size before it reads.
 
 This module knows nothing of models, nor of what a session's state means.
 """

@@ -1,7 +1,7 @@
-"""Whether a memory folder is whole: the tree of its data file, every record's checksums, what records say of each other.
+"""Whether a memory folder is whole: its file's tree, every record's checksums, what records say of each other.
 
-Reads only, without LMDB, and believes nothing that it reads; so it may be given any bytes. It finds all that is damaged,
-not only the first. This module knows nothing of models, nor of what a session's state means.
+Reads only, without LMDB, and believes nothing that it reads; so it may be given any bytes. It finds all that is
+damaged, not only the first. This module knows nothing of models, nor of what a session's state means.
 """
 
 from __future__ import annotations
@@ -105,7 +105,8 @@ def shape_of(identity: Mapping[str, object]) -> BlockShape:
     numbers = [size for size in sizes if isinstance(size, int) and 0 < size <= MAX_AXIS]
     if dtype is None or len(numbers) < len(sizes):
         raise folders.BrokenError(f"what made the memory names no shape of blocks: {dict(identity)}"[:500])
-    return BlockShape(*numbers, dtype)
+    layers, heads, dim = numbers
+    return BlockShape(layers, heads, dim, dtype)
 
 
 def check_meta(body: bytes, block_id: int, shape: BlockShape) -> Described:
@@ -161,7 +162,7 @@ def _sound(meta: BlockMeta, picture_bytes: int) -> bool:
 
 
 class _Auditor:
-    """Takes the records as they lie in the file: what is of no block, then all metadata, then pictures, then payloads."""
+    """Takes records as they lie in the file: what is of no block, then all metadata, all pictures, all payloads."""
 
     def __init__(self, identity: folders.Identity, shape: BlockShape, check_state: CheckState) -> None:
         self._identity, self._shape, self._check_state = identity, shape, check_state
