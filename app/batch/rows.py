@@ -230,7 +230,7 @@ def _csv(data: bytes, path: Path) -> Values:
             raise ValueError(f"{path} has no column {_listed(missing)}; its first line must name {_listed(NEEDED)}")
         cells = list(reader)
     except csv.Error as error:
-        raise ValueError(f"{path} line {reader.line_num} is no CSV: {error}") from error
+        raise ValueError(f"{path} is no CSV after line {reader.line_num}: {error}") from error
     count = len(reader.fieldnames or ())
     return (lambda row=row: _of_cells(row, count) for row in cells)  # type: ignore[misc]
 
