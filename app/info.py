@@ -144,7 +144,7 @@ def memory_spans(folder: Path) -> list[Span]:
     with DiskTier.open_readonly(folder) as disk, disk.snapshot():
         metas = [stored.meta for stored in disk.blocks()]
         turns = (json.loads(disk.state) if disk.state else {}).get("dialogue", [])
-    used = {(start, end) for start, end in (turns[-1].get("evidence", []) if turns else [])}
+    used = {(kept[0], kept[1]) for kept in (turns[-1].get("evidence", []) if turns else [])}
     return [
         Span(LEVEL_NAMES[one.level], one.start_seconds, one.end_seconds, (one.start_seconds, one.end_seconds) in used)
         for one in metas

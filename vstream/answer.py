@@ -6,11 +6,12 @@ memory.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 from vstream.choices import choice_of
 from vstream.types import format_seconds
@@ -48,6 +49,11 @@ class Evidence:
     def __repr__(self) -> str:
         span = f"{format_seconds(self.start_seconds)}-{format_seconds(self.end_seconds)}"
         return f"Evidence({span}, score {self.score:.3f}, {self.level}, picture {len(self.picture)} bytes)"
+
+
+def _evidence_of(start: float, end: float, level: str = "", picture_seconds: float | None = None) -> Evidence:
+    """Evidence as a memory keeps it."""
+    return Evidence(start, end, math.nan, level, None, b"", picture_seconds)
 
 
 @dataclass(frozen=True)
@@ -137,6 +143,15 @@ class Answer:
         if self._error:
             raise self._error
         return "".join(self._pieces)
+
+    @classmethod
+    def remembered(cls, turn: Mapping[str, Any]) -> Self:
+        """An answer of an earlier run, as `Remembered.dialogue` keeps it: over, with no times and no pictures."""
+        answer = cls(turn["question"], turn["asked_at_seconds"], choices=tuple(turn.get("choices", ())))
+        answer.evidence = tuple(_evidence_of(*kept) for kept in turn.get("evidence", ()))
+        answer._pieces.append(turn["answer"])
+        answer.finish("stop")
+        return answer
 
     @property
     def text_so_far(self) -> str:

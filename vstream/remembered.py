@@ -279,7 +279,9 @@ class Remembered(ABC):
                     "answer": answer.text(),
                     "asked_at_seconds": answer.asked_at_seconds,
                 }
-                evidence = [[one.start_seconds, one.end_seconds] for one in answer.evidence]
+                evidence = [
+                    [one.start_seconds, one.end_seconds, one.level, one.picture_seconds] for one in answer.evidence
+                ]
                 choices = {"choices": list(answer.choices)} if answer.choices else {}
                 self.dialogue.append({**turn, **choices, "evidence": evidence})
         while len(json.dumps(list(self.dialogue))) > MAX_DIALOGUE_BYTES:

@@ -111,9 +111,10 @@ class SourcePolicy:
             )
 
     def describe(self) -> str:
-        """What may be opened, for people: "the sample, uploads, synthetic cameras, /videos, camera.lan"."""
+        """What may be opened, for people: "the sample, uploads, synthetic cameras and /videos"."""
         uploads = ["uploads"] * bool(self._uploads)
-        return ", ".join(["the sample"] * bool(self.sample) + [*uploads, "synthetic cameras", *self._shown])
+        known = ["the sample"] * bool(self.sample) + [*uploads, "synthetic cameras", *self._shown]
+        return " and ".join(filter(None, [", ".join(known[:-1]), known[-1]]))
 
     def open(self, text: str, *, max_side: int) -> Opened:
         """Opens what a person named, if it is allowed.
@@ -146,7 +147,7 @@ class SourcePolicy:
         return self._open_path(text, max_side)
 
     def _instead(self, allow: str) -> str:
-        return f"it may open {self.describe()}, and more when started with --allow {allow}"
+        return f"this server opens {self.describe()}, and more when it is started with --allow {allow}"
 
     def _open_sample(self, max_side: int) -> Opened:
         if self.sample is None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 NEEDED = ("fastapi", "fastapi_offline", "uvicorn", "websockets", "gradio", "prometheus_client", "multipart")
 DEFAULT_MODEL = "embedded"
+NO_CHOICE = ("random",)
+"""Models that say nothing anybody wants to hear: on the page only where they are asked for."""
 MAX_STREAMS = 64
 UPLOAD_HOURS, UPLOADS_AT_ONCE = 12.0, 4
 
@@ -30,6 +32,9 @@ def serve(options: ServeOptions) -> int:
         RuntimeError: if the port is taken, or packages of the extra `app` are missing.
     """
     _check_packages()
+    if options.memories is not None and options.memories == Path():
+        raise ValueError("--memories is empty; give a folder, or leave it out")
+    _tell("starting (some seconds, the first time more)")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported; nothing is sent anywhere
     from vstream.app.serve.listening import listen
     from vstream.app.serve.serving import run
@@ -46,6 +51,7 @@ def serve(options: ServeOptions) -> int:
         _tell(f"memories are kept in {_memories(options)}")
         app.state.stopping.when_set(hub.stop)
         run(app, listener, hub.close)
+        _tell(f"stopped; memories stay in {_memories(options)}")
     finally:
         listener.socket.close()
     return 0
@@ -99,7 +105,8 @@ def _models(first: str) -> tuple[str, ...]:
     """What may be chosen on the page: what was asked for, and whatever is installed."""
     from vstream.app.info import models_info
 
-    return (first, *(one["name"] for one in models_info() if one["installed"] and one["name"] != first))
+    others = [one["name"] for one in models_info() if one["installed"] and one["name"] not in (first, *NO_CHOICE)]
+    return (first, *others)
 
 
 def _memories(options: ServeOptions) -> Path:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from vstream.answer import Answer, Evidence
+from vstream.answer import Answer
 from vstream.app.looks import Gauge, Look
 from vstream.app.news import WATCHING
 from vstream.app.serve.library import Card
@@ -92,7 +92,7 @@ class Stream:
         self._lock = threading.Lock()
         self._turns: deque[Turn] = deque(maxlen=KEPT_TURNS)
         for remembered in session.memory.dialogue:
-            self._add(_answer_of(remembered), None)
+            self._add(Answer.remembered(remembered), None)
 
     @property
     def id(self) -> str:
@@ -207,16 +207,3 @@ def _check_texts(*texts: str) -> None:
             raise ValueError(f"a question may have {MAX_TEXT} characters, got {len(text)}; shorten it")
         if any("\ud800" <= c <= "\udfff" for c in text):
             raise ValueError("the question holds half of a character (a lone surrogate); send whole ones, as UTF-8")
-
-
-def _answer_of(remembered: Mapping[str, Any]) -> Answer:
-    """A turn of an earlier run, as a memory keeps it, as an answer that is over."""
-    answer = Answer(
-        remembered["question"], remembered["asked_at_seconds"], choices=tuple(remembered.get("choices", ()))
-    )
-    answer.evidence = tuple(
-        Evidence(start, end, float("nan"), "", None, b"", None) for start, end in remembered.get("evidence", ())
-    )
-    answer.add(remembered["answer"], num_tokens=0)
-    answer.finish("stop")
-    return answer

@@ -30,9 +30,10 @@ _SHORT = {"s": "size", "r": "rate", "d": "duration", "c": "color", "n": "decimal
 
 def check_graph(graph: str) -> None:
     """Raises `ValueError` for a graph that is not one known source with plain options and `,realtime`."""
+    if not graph.endswith(",realtime"):
+        raise ValueError(f"a synthetic camera ends with ,realtime, as in {EXAMPLE}, got {graph[:200]!r}")
     source, _, options = graph.removesuffix(",realtime").partition("=")
-    known = graph.endswith(",realtime") and source in SOURCES
-    if not known or not all(map(_is_plain, options.split(":") if options else [])):
+    if source not in SOURCES or not all(map(_is_plain, options.split(":") if options else [])):
         raise ValueError(
             f"the synthetic camera {graph[:200]!r} is not allowed here: give one of {', '.join(SOURCES)} with options "
             f"of {', '.join(_VALUES)} (at most 1920 x 1080 pixels and {MAX_FPS} a second), as in {EXAMPLE}"

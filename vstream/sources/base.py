@@ -105,6 +105,7 @@ class Source(ABC):
 
     def _frames(self, wanted: Callable[[float], bool]) -> Iterator[Frame]:
         latest_seconds = -1e-9  # time zero rises above it, negative times do not
+        unseen: tuple[float, Any] | None = None
         for pts_seconds, picture in self._pictures():
             if self._interrupted.is_set():
                 return
@@ -113,16 +114,21 @@ class Source(ABC):
                 continue
             latest_seconds = pts_seconds
             is_wanted = wanted(pts_seconds)
-            self._show(pts_seconds, picture)
+            unseen = None if self._show(pts_seconds, picture) else (pts_seconds, picture)
             if is_wanted:
                 yield Frame(pts_seconds, self._image(picture, self.max_side), self.epoch_seconds)
 
-    def _show(self, pts_seconds: float, picture: Any) -> None:
-        if self.viewer is None or not self.viewer.wants(pts_seconds):
-            return
+        if unseen is not None:  # the last picture stays before the viewer's eyes
+            self._show(*unseen, last=True)
+
+    def _show(self, pts_seconds: float, picture: Any, *, last: bool = False) -> bool:
+        """Whether the viewer has seen it."""
+        if self.viewer is None or not (last or self.viewer.wants(pts_seconds)):
+            return False
         image = self._image(picture, self.viewer.max_side)
         if image.ndim == 3:  # features are no picture
             self.viewer.show(pts_seconds, image)
+        return True
 
     def _add_gap(self, gap: Gap) -> None:
         self.gaps = (*self.gaps, gap)[-KEPT_GAPS:]
