@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vstream import __version__
+from vstream.app.batch.options import BatchOptions
 from vstream.app.interrupts import interrupts
 from vstream.app.memory_commands import memory
 from vstream.app.options import Options, takes_options
@@ -138,6 +139,32 @@ def _show(run: Run, options: Options, *, to_end: bool, stay: bool = False, from_
     kind = JsonScreen if options.json else TerminalScreen
     with kind(pictures, to_end=to_end, reader=reader, stay=stay) as screen:
         return run(screen, to_end=to_end)
+
+
+@app.command()
+@takes_options
+def batch(
+    questions: Annotated[
+        Path,
+        typer.Argument(
+            help="JSONL, JSON or CSV: id, video, question; at_seconds or at, options, answer, type where wanted.",
+            metavar="QUESTIONS",
+        ),
+    ],
+    *,
+    options: BatchOptions,
+) -> int:
+    """Answers a file of questions about videos, one pass over each; the same command goes on after a crash."""
+    from vstream.app.batch.run import Batch
+    from vstream.app.batch.telling import show_summary
+    from vstream.app.progress import Progress
+
+    run = Batch(questions, options)
+    with Progress() as progress:
+        code = run(progress)
+    if run.summary:
+        show_summary(run.summary, as_json=options.json)
+    return code
 
 
 @app.command()

@@ -50,6 +50,7 @@ class Progress:
         self._bar = Bar(*columns[:2], BarColumn(bar_width=None), columns[2], console=self.console, transient=True)
         self._bar.expand = True
         self._tasks: dict[Watched, TaskID] = {}
+        self._counts: dict[str, TaskID] = {}
         self._first: dict[Watched, tuple[float, int]] = {}
 
     def __enter__(self) -> Self:
@@ -72,6 +73,22 @@ class Progress:
         pace = f"{self._fps(watched, encoded):5.1f} frames/s  {session.lag_seconds:4.1f} s behind"
         clock = format_seconds(seconds) + (f" / {format_seconds(total)}" if total else "")
         self._bar.update(self._tasks[watched], completed=seconds, total=total, clock=clock, pace=pace)
+
+    def count(self, what: str, done: int, total: int) -> None:
+        """Shows how many of something are done, on a bar of its own below the others."""
+        if not self.console.is_terminal:
+            return
+        if what not in self._counts:
+            self._counts[what] = self._bar.add_task("", total=total, label=what, clock="", pace="")
+        self._bar.start()
+        self._bar.update(self._counts[what], completed=done, clock=f"{done:,} / {total:,}")
+
+    def drop(self, watched: Watched) -> None:
+        """Takes a source's bar away."""
+        task = self._tasks.pop(watched, None)
+        self._first.pop(watched, None)
+        if task is not None:
+            self._bar.remove_task(task)
 
     @contextmanager
     def busy(self, what: str) -> Iterator[None]:

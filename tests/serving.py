@@ -17,12 +17,17 @@ import pytest
 import uvicorn
 
 from vstream import batch
+from vstream.app.serve.gate import Gate, GateSettings
 from vstream.app.serve.hub import Hub, Opener
 from vstream.app.serve.library import Library
+from vstream.app.serve.limits import Limits
+from vstream.app.serve.protocol import ImpatientProtocol
 from vstream.app.serve.server import build_app
 from vstream.sources import Source, open_source
 
 START_SECONDS = 30
+AMPLE = Limits(questions_per_minute=10_000, requests_per_second=1000, pushes_per_second=1000, open_requests=1000)
+"""Tests are quicker than any client should be."""
 QUESTION = {"question": "what is there now?"}
 LONG = QUESTION | {"temperature": 8.0, "max_tokens": 200, "seed": 5}
 """A question whose answer goes on and on."""
@@ -107,10 +112,13 @@ class Served:
 
 @contextmanager
 def serve(hub: Hub, **options) -> Iterator[Served]:
-    """Serves a hub while it lasts."""
+    """Serves a hub while it lasts, behind the gate and by the protocols that `vstream serve` has."""
     app = build_app(hub, **options)
+    gate = Gate(app, GateSettings(limits=AMPLE), app.state.stopping)
     listening = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5, lifespan="off")
+    config = uvicorn.Config(
+        gate, http=ImpatientProtocol, ws="websockets-sansio", log_level="warning", timeout_graceful_shutdown=5
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()

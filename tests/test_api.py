@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import socket
@@ -12,13 +13,16 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from PIL import Image
 from serving import LONG, QUESTION, Served, make_hub, serve, slow_down, wait_for, write_video
 from serving import opener as open_anything
 
 from vstream.app.serve.allowed import SourcePolicy
 from vstream.app.serve.frames import frame_at
-from vstream.app.serve.stopping import Stopping
+from vstream.app.serve.library import Library
+from vstream.app.serve.server import build_app
 from vstream.app.serve.stream import Span
 from vstream.app.serve.telling import binned
 from vstream.app.serve.uploads import Uploads
@@ -385,7 +389,7 @@ def test_a_memory_is_kept_listed_renamed_resumed_and_deleted(served: Served, vid
     assert (old["answer"], old["asked_at"]) == (said, None)
     assert all(evidence["score"] is None for evidence in old["evidence"])
     again = served.http.post(f"/v1/memories/{stream_id}/resume")
-    assert again.status_code == 429
+    assert again.status_code == 409
     assert served.http.get("/v1/memories").json()["data"][0]["is_open"] is True
     assert served.http.delete(f"/v1/memories/{stream_id}").json()["deleted"] is True
     assert served.http.get("/v1/memories").json()["data"] == []
@@ -563,7 +567,57 @@ def test_the_documentation_loads_nothing_from_elsewhere(served: Served) -> None:
                     assert model.endswith("/Refusal"), f"{method} {path} {status}"
 
 
-def test_what_stops_tells_the_app(tmp_path: Path) -> None:
-    stopping = Stopping()
-    with serve(make_hub(tmp_path / "memories"), stopping=stopping) as served:
-        assert served.http.get("/healthz").status_code == 200
+def test_a_page_on_all_paths_leaves_the_api_its_own(tmp_path: Path) -> None:
+    app = build_app(make_hub(tmp_path / "memories"))
+    app.get("/v1/later")(lambda: {"said": "later"})  # routes of the page's come after the app is built
+    page = FastAPI()
+    page.get("/{rest:path}")(lambda rest: {"page": rest})
+    app.mount("/", page)
+    with TestClient(app) as http:
+        assert http.get("/").json() == {"page": ""}
+        assert http.get("/v1/later").json() == {"said": "later"}
+        assert http.get("/v1/streams").json()["data"] == []
+        assert "nothing at /v1/streams/a/b" in error_of(http.get("/v1/streams/a/b"))["message"]
+        refused = http.put("/v1/streams")
+        assert (refused.status_code, refused.headers["allow"]) == (405, "DELETE, GET, POST")
+        assert "only DELETE, GET, POST" in error_of(refused)["message"]
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "sentence"),
+    [
+        ("[" * 100_000, "application/json", "the body is not JSON that can be read; send UTF-8"),
+        (b'{"source": "\xff"}', "application/json", "the body is not JSON that can be read; send UTF-8"),
+        (b"{}", "text/plain", "the body must be JSON, sent with content-type: application/json"),
+    ],
+)
+def test_bodies_that_cannot_be_read_are_told_in_words(served: Served, content, kind: str, sentence: str) -> None:
+    reply = served.http.post("/v1/streams", content=content, headers={"content-type": kind})
+    assert reply.status_code in (400, 422)
+    assert sentence in reply.json()["error"]["message"]
+
+
+def test_a_full_disk_is_told_without_the_servers_folders(
+    served: Served, video: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path))
+
+    monkeypatch.setattr(Library, "write", full)
+    reply = served.http.post("/v1/streams", json={"source": str(video)})
+    assert reply.status_code == 507
+    assert reply.json()["error"]["message"] == "the server's disk is full; delete memories that are not needed"
+
+
+def test_a_memory_of_another_server_is_told_as_that(served: Served, video: Path, tmp_path: Path) -> None:
+    stream_id = served.open(video, keep=True)
+    served.http.post(f"/v1/streams/{stream_id}/ask", json=QUESTION)
+    other = make_hub(served.hub._library._root)
+    with serve(other) as second:
+        for reply in (
+            second.http.post(f"/v1/memories/{stream_id}/resume", json={"source": str(video)}),
+            second.http.delete(f"/v1/memories/{stream_id}"),
+        ):
+            assert reply.status_code == 409
+            assert reply.json()["error"]["message"] == "another server has this memory open; close it there first"
+    served.http.delete(f"/v1/memories/{stream_id}")

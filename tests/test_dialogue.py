@@ -157,6 +157,20 @@ def test_an_answer_that_is_cancelled_holds_no_other_up() -> None:
         assert first.finish_reason in ("cancelled", "stop")
 
 
+def test_an_answer_that_was_just_over_when_its_stream_was_closed_is_kept(tmp_path: Path) -> None:
+    config = small_config(disk_bytes=64 * MIB)
+    session = Session(RandomLlama(), ListSource(FRAMES), config, folder=tmp_path / "memory")
+    pump_all(session)
+    answer = session.ask(FIRST)
+    while not answer.done:  # as `step` does, but for `settle`
+        session.advance()
+        session._batch.decode(1)
+    session.close()
+    reading = Session(RandomLlama(), None, small_config(), folder=tmp_path / "memory")
+    assert [(turn["question"], turn["answer"]) for turn in reading.memory.dialogue] == [(FIRST, answer.text())]
+    reading.close()
+
+
 def test_a_resumed_stream_still_knows_what_was_said(tmp_path: Path) -> None:
     def opened(folder: Path | None, frames: Sequence[Any] = FRAMES, **settings: Any) -> Session:
         config = small_config(disk_bytes=0 if folder is None else 64 * MIB, **{**TALKING, **settings})

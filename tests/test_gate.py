@@ -179,6 +179,12 @@ def test_a_long_form_is_refused(guarded: httpx.Client) -> None:
     assert guarded.post("/login", content=iter([b"token=", b"x" * 5000])).status_code == 413
 
 
+def test_a_form_of_many_fields_is_refused(guarded: httpx.Client) -> None:
+    reply = guarded.post("/login", content="&".join(f"a{number}=1" for number in range(9)))
+    assert reply.status_code == 400
+    assert "The form has too many fields" in reply.text
+
+
 def test_another_site_cannot_log_anybody_in(guarded: httpx.Client) -> None:
     assert guarded.post("/login", data={"token": TOKEN}, headers=FOREIGN).status_code == 403
     assert guarded.post("/login", data={"token": TOKEN}, headers={"sec-fetch-site": "cross-site"}).status_code == 403

@@ -11,8 +11,8 @@ import av
 import numpy as np
 import pytest
 
-from vstream.app.serve.hub import PUSH, Hub
-from vstream.app.serve.library import CARD, Library, UnknownStreamError
+from vstream.app.serve.hub import PUSH, Hub, OpenAlreadyError
+from vstream.app.serve.library import CARD, Library, UnknownStreamError, without_folders
 from vstream.app.serve.stream import BusyError
 from vstream.sources import Source, open_source
 
@@ -148,6 +148,17 @@ def test_pushed_frames_are_watched(hub: Hub) -> None:
     assert hub.resume(stream.id).state == "memory"
 
 
+def test_a_long_conversation_holds_the_pictures_of_its_latest_turns(hub: Hub, video: Path, monkeypatch) -> None:
+    monkeypatch.setattr("vstream.app.serve.stream.PICTURED_TURNS", 2)
+    stream = hub.open(str(video))
+    for _ in range(4):
+        answered(stream.ask("what is there now?"))
+    pictured = [[bool(one.picture) for one in turn.answer.evidence] for turn in stream.turns]
+    assert not any(pictured[0] + pictured[1])
+    assert all(pictured[2] + pictured[3])
+    assert all(turn.answer.evidence for turn in stream.turns)
+
+
 def test_no_card_holds_a_password(hub: Hub, tmp_path: Path) -> None:
     stream = hub.open("rtsp://me:hunter2@127.0.0.1:9/door", kept=True)
     written = (tmp_path / "memories" / stream.id / CARD).read_text()
@@ -190,18 +201,25 @@ def test_ids_are_no_paths(hub: Hub) -> None:
             hub.delete(wrong)
 
 
-def test_a_damaged_card_hides_one_memory_and_no_other(hub: Hub, video: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "damage", ["{", '{"title": 5}', '{"created": "x"}', '{"created": 5}', '{"fps": "a"}', '{"kept": "x"}', "[]"]
+)
+def test_a_damaged_card_hides_one_memory_and_no_other(hub: Hub, video: Path, tmp_path: Path, damage: str) -> None:
     for _ in range(2):
         stream = hub.open(str(video), kept=True)
         answered(stream.ask("what is there now?"))
         hub.close_stream(stream.id)
-    (tmp_path / "memories" / stream.id / CARD).write_text("{")
+    card = tmp_path / "memories" / stream.id / CARD
+    whole = damage.startswith('{"')
+    card.write_text(json.dumps(json.loads(card.read_text()) | json.loads(damage)) if whole else damage)
     assert len(hub.memories()) == 1
+    with pytest.raises(UnknownStreamError):
+        hub.resume(stream.id)
 
 
 def test_open_memories_are_not_opened_twice(hub: Hub, video: Path) -> None:
     stream = hub.open(str(video), kept=True)
-    with pytest.raises(BusyError, match="open already"):
+    with pytest.raises(OpenAlreadyError, match="open already"):
         hub.resume(stream.id)
 
 
@@ -214,3 +232,96 @@ def test_listeners_are_told_of_the_end_and_after_unsubscribing_of_nothing(hub: H
     assert heard.wait(ANSWER_SECONDS)
     assert answer.wait(ANSWER_SECONDS)
     assert not silent.is_set()
+
+
+def test_what_is_kept_while_a_stream_is_opened_stays_kept(hub: Hub, video: Path) -> None:
+    """Resuming reads the card first; whoever changes it meanwhile must not be overheard."""
+    stream = hub.open(str(video))
+    answered(stream.ask("what is there now?"))
+    hub.close()
+    again = make_hub(video.parent / "memories")
+    try:
+        session = again._session
+
+        def slow_session(*arguments, **more):
+            again.keep(stream.id)
+            again.rename(stream.id, "Renamed meanwhile")
+            return session(*arguments, **more)
+
+        again._session = slow_session
+        assert again.resume(stream.id).card.title == "Renamed meanwhile"
+        again.close_stream(stream.id)
+        assert [one.card.kept for one in again.memories()] == [True]
+    finally:
+        again.close()
+
+
+def test_nobody_opens_changes_or_deletes_what_is_being_closed(hub: Hub, video: Path) -> None:
+    """A stream that was resumed in that moment would lose its memory under its feet."""
+    stream = hub.open(str(video))
+    answered(stream.ask("what is there now?"))
+    close, refused = stream.session.close, []
+
+    def slow_close() -> None:
+        stream.session.close = close
+        close()
+        for change in (hub.resume, hub.keep, hub.delete):
+            with pytest.raises(OpenAlreadyError, match="is being closed") as caught:
+                change(stream.id)
+            refused.append(caught.value)
+        with pytest.raises(UnknownStreamError):
+            hub.close_stream(stream.id)
+
+    stream.session.close = slow_close
+    hub.close_stream(stream.id)
+    assert len(refused) == 3
+    assert hub.memories() == []
+
+
+def test_changes_at_once_are_all_made(hub: Hub, video: Path) -> None:
+    stream = hub.open(str(video))
+    for number in range(40):
+        hub.keep(stream.id, False)
+        threads = [
+            threading.Thread(target=hub.keep, args=(stream.id,)),
+            threading.Thread(target=hub.rename, args=(stream.id, f"Title {number}")),
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert (stream.card.kept, stream.card.title) == (True, f"Title {number}")
+
+
+def test_a_memory_that_another_server_has_open_is_not_deleted(hub: Hub, video: Path, tmp_path: Path) -> None:
+    stream = hub.open(str(video), kept=True)
+    said = answered(stream.ask("what is there now?"))
+    other = make_hub(tmp_path / "memories")
+    for change in (other.delete, other.resume):
+        with pytest.raises(BlockingIOError, match="another process"):
+            change(stream.id)
+    assert answered(stream.ask("what is there now?")) == said
+    hub.close_stream(stream.id)
+    other.delete(stream.id)
+    assert hub.memories() == []
+
+
+def test_long_names_of_sources_make_titles(hub: Hub, tmp_path: Path) -> None:
+    stream = hub.open(str(write_video(tmp_path / f"{'long' * 40}.mp4", seconds=1)))
+    assert len(stream.card.title) == 100
+    assert stream.card.title.endswith("…")
+
+
+@pytest.mark.parametrize(
+    ("question", "sentence"), [("what " * 5000, "may have 20000 characters"), ("what \ud83d?", "half of a character")]
+)
+def test_questions_that_no_model_can_read_are_refused(hub: Hub, video: Path, question: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        hub.open(str(video)).ask(question)
+
+
+def test_strangers_are_not_told_where_memories_lie() -> None:
+    where = "/home/me/my videos/memories/streams/0123456789ab/memory"
+    told = without_folders(f"could not write to the memory in {where} (5/7 left), nor '{where}/data.mdb'")
+    assert told == "could not write to the memory in 0123456789ab (5/7 left), nor '0123456789ab/data.mdb'"
+    assert without_folders("the file /videos/a.mp4 and/or 1/2") == "the file /videos/a.mp4 and/or 1/2"

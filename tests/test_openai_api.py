@@ -208,7 +208,7 @@ def test_a_picture_without_a_stream_is_watched_asked_about_and_forgotten(served:
     parts = list(ask(image_part(data_url((1, 2, 3))), stream=True))
     assert parts[-1].choices[0].finish_reason == "stop"
     wait_for(lambda: served.hub.streams() == [])
-    assert served.hub.memories() == []
+    wait_for(lambda: served.hub.memories() == [])
 
 
 def test_a_conversation_about_a_picture_goes_on(served: Served, client: openai.OpenAI) -> None:
@@ -380,3 +380,32 @@ def test_a_picture_whose_client_goes_is_forgotten_too(served: Served, slow_token
     with httpx.Client(base_url=served.url) as client, pytest.raises(httpx.ReadTimeout):
         client.post("/v1/chat/completions", json=body, timeout=0.5)
     wait_for(lambda: served.hub.streams() == [])
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "words"),
+    [
+        (
+            "chat/completions",
+            '"messages": [{"role": "user", "content": [{"type": "text", "text": "\\ud800"}]}]',
+            "half",
+        ),
+        ("responses", '"input": "x", "metadata": {"a": "\\ud800"}', "metadata holds what JSON cannot say"),
+        ("responses", '"input": "x", "metadata": {"a": NaN}', "metadata holds what JSON cannot say"),
+    ],
+)
+def test_what_json_cannot_say_is_refused_before_anything_is_asked(
+    served: Served, stream_id: str, path: str, body: str, words: str
+) -> None:
+    content = f'{{"model": "stream:{stream_id}", {body}}}'
+    reply = served.http.post(f"/v1/{path}", content=content, headers={"content-type": "application/json"})
+    assert reply.status_code == 400
+    assert words in reply.json()["error"]["message"]
+    assert served.hub.stream(stream_id).turns == ()
+
+
+def test_a_picture_that_is_not_ascii_is_told(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="data: URL is not base64"):
+        client.chat.completions.create(
+            model="tiny", messages=messages([image_part("data:image/png;base64,é"), {"type": "text", "text": "?"}])
+        )

@@ -24,6 +24,7 @@ from vstream.app.serve.hub import Hub
 from vstream.app.serve.library import Library
 from vstream.app.serve.page.html import size
 from vstream.app.serve.page.map import cover, lanes_of, memory_map
+from vstream.app.serve.page.visit import Visits
 from vstream.app.serve.server import build_app
 from vstream.app.serve.stopping import Stopping
 from vstream.memory.columns import COLUMNS
@@ -85,6 +86,17 @@ def test_sizes_are_said_as_people_say_them():
     ]  # fmt: skip
 
 
+def test_of_too_many_visits_the_quietest_is_forgotten():
+    visits = Visits(most=2)
+    for name in "ab":
+        visits.keep(name, name)
+    assert visits.find("a") == "a"
+    visits.keep("c", "c")
+    assert [visits.find(name) for name in "abc"] == ["a", None, "c"]
+    with pytest.raises(LookupError, match="load it again"):
+        visits.found("b")
+
+
 # With one -----------------------------------------------------------------------------------------------------------
 
 
@@ -132,7 +144,7 @@ def page(browser: Any, address: str) -> Iterator[Any]:
 
 
 def is_stray(url: str, address: str) -> bool:
-    return not url.startswith((address, address.replace("http", "ws", 1), "data:", "blob:"))
+    return not url.startswith((f"{address}/", f"{address.replace('http', 'ws', 1)}/", "data:", "blob:"))
 
 
 def open_page(page: Any, address: str) -> None:
@@ -307,6 +319,7 @@ def test_a_memory_is_kept_renamed_resumed_exported_and_deleted(page):
     memory.locator("text=Resume").click()
     page.wait_for_selector(".turn .said")
     assert page.locator(".turn .said").inner_text() == said
+    page.wait_for_function("document.getElementById('live').naturalWidth > 0")
     page.wait_for_function("[...document.querySelectorAll('.evidence img')].some(image => image.naturalWidth > 0)")
 
     page.click(".brand")
@@ -346,6 +359,17 @@ def test_an_unkept_memory_is_forgotten_only_when_one_says_so(page):
 
 
 @pytest.mark.slow
+def test_four_windows_of_one_browser_do_not_hold_each_other_up(page):
+    watch_sample(page)
+    windows = [page.context.new_page() for _ in range(3)]
+    for window in windows:
+        window.goto(page.url, wait_until="domcontentloaded")
+        window.wait_for_function("document.getElementById('live')?.naturalWidth > 0")
+    assert "espresso" in ask(windows[-1], "What drink is shown?").lower()
+    page.wait_for_selector(".turn .said:not([aria-busy])")
+
+
+@pytest.mark.slow
 def test_a_conversation_is_there_when_the_page_is_opened_again(page, address):
     watch_sample(page)
     page.fill("#question", "What drink is shown?")
@@ -382,6 +406,17 @@ def test_the_live_view_ends_with_its_stream_and_recordings_come_in_ranges(addres
         }
 
 
+@pytest.mark.slow
+def test_a_request_to_elsewhere_would_be_noticed_and_go_nowhere(browser, address):
+    context = browser.new_context()
+    page, strays = context.new_page(), []
+    page.on("request", lambda request: strays.append(request.url) if is_stray(request.url, address) else None)
+    page.goto("about:blank")
+    fetched = page.evaluate("fetch('https://fonts.example.com/').then(() => 'came', error => error.message)")
+    context.close()
+    assert (fetched, strays) == ("Failed to fetch", ["https://fonts.example.com/"])
+
+
 CONTRAST = """() => {
   const canvas = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
   const rgba = (colour) => {
@@ -411,9 +446,9 @@ CONTRAST = """() => {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_texts_stand_out_and_fit_on_a_phone(page, scheme):
-    page.emulate_media(color_scheme=scheme)
+def test_texts_stand_out_and_fit_on_a_phone_in_light_and_dark(page):
+    check_texts(page, at_least=10)
+    page.emulate_media(color_scheme="dark")
     check_texts(page, at_least=10)
     watch_sample(page)
     ask(page, "What drink is shown?")
@@ -422,6 +457,9 @@ def test_texts_stand_out_and_fit_on_a_phone(page, scheme):
     page.click("[data-do=theme]")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != before
     check_texts(page, at_least=20)
+    page.add_style_tag(content="#page .tile dt { color: #7a7a7a }")
+    with pytest.raises(AssertionError, match="Watching"):
+        check_texts(page, at_least=20)
 
 
 def check_texts(page: Any, at_least: int) -> None:

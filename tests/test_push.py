@@ -335,5 +335,5 @@ def test_a_server_that_stops_closes_its_sockets(served: Served, stream_id: str, 
         stopping.set()
         with pytest.raises(ConnectionClosed) as closed:
             told(socket, lambda message: False, 5)
-        assert closed.value.rcvd.code == 1001
+        assert closed.value.rcvd.code == 1012
     assert served.hub.stream(stream_id).state == "watching"

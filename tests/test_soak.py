@@ -162,6 +162,8 @@ def test_memory_stays_flat_under_load(server, connections: contextlib.ExitStack)
     load.end()
     warm = np.array([one for one in samples if one[0] > WARM_SHARE * SOAK_SECONDS])
     slope, low, high = slope_and_bounds(warm[:, 0] / 60, warm[:, 1])
+    minutes = [mb for seconds, mb in samples if seconds % 60 < 2.1]
+    print("each minute: " + " ".join(f"{mb:.1f}" for mb in minutes))
     print(f"{samples[0][1]:.1f} MB at first, {warm[0, 1]:.1f} MB warm, {warm[-1, 1]:.1f} MB at the end; {load.counts}")
     print(f"{slope:.2f} MB a minute ({low:.2f} to {high:.2f})")
     assert min(load.counts.values()) > SOAK_SECONDS / 20

@@ -103,9 +103,11 @@ class Answerer:
     """Turns questions about one stream into running answers."""
 
     def __init__(self, memory: Remembered, config: Config) -> None:
-        """For the stream that `memory` keeps."""
+        """For the stream that `memory` keeps; `num_open_frames` counts the frames it looked at before their clip."""
         self._memory, self._config = memory, config
         self._adapter: Adapter = memory.adapter
+        self.num_open_frames = 0
+        self._open: tuple[tuple[Frame, ...], TokenSpan | None] = ((), None)
 
     def num_bytes(self, question: Question, options: DecodeOptions) -> int:
         """What an answer's cache will take at most."""
@@ -151,7 +153,7 @@ class Answerer:
             view: what the question can see of the stream.
             frames: received but not yet encoded, seen by this answer alone.
         """
-        open_span = self._memory.look(frames).span if frames else None
+        open_span = self._look(frames)
         prompt = make_prompt(view.snapshot.cursor, open_span, question)
         cache = AnswerCache(
             self._adapter,
@@ -174,6 +176,15 @@ class Answerer:
         answer.num_prompt_tokens = max(layer.get_seq_length() for layer in cache.spans)
         decoding = Decoding(self._adapter, cache, self._adapter.head(hidden[-1]), prompt.cursor, options)
         return RunningAnswer(answer, decoding)
+
+    def _look(self, frames: Sequence[Frame]) -> TokenSpan | None:
+        """Frames not yet encoded as tokens, None for none; the next question about the same ones gets the same."""
+        before, span = self._open
+        if len(before) != len(frames) or any(one is not other for one, other in zip(before, frames, strict=True)):
+            span = self._memory.look(frames).span if frames else None
+            self._open = tuple(frames), span
+            self.num_open_frames += len(frames)
+        return span
 
     def _prefill(
         self, cache: AnswerCache, prompt: Prompt, view: View, moments: tuple[float, ...] = ()

@@ -17,6 +17,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from vstream.answer_cache import hooked
+from vstream.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from vstream.answer import Answer
@@ -47,12 +48,17 @@ class RunningAnswer:
 
 
 class DecodeBatch:
-    """All answers that are running on one model, of any number of streams. To be used from one thread."""
+    """All answers that are running on one model, of any number of streams. To be used from one thread.
+
+    Attributes:
+        decoding: how long it took.
+    """
 
     def __init__(self, adapter: Adapter) -> None:
         """Empty."""
         self._adapter = adapter
         self._running: list[RunningAnswer] = []
+        self.decoding = Stopwatch()
 
     def __len__(self) -> int:
         return len(self._running)
@@ -65,12 +71,16 @@ class DecodeBatch:
         """Lets answers go that are over, and their tensors with them."""
         self._running = [running for running in self._running if not running.answer.done]
 
-    @torch.inference_mode()
     def decode(self, num_tokens: int) -> bool:
         """Up to so many tokens of every answer; those that are over leave. Whether there was anything to do.
 
         If the model fails, every running answer has failed; the streams go on.
         """
+        with self.decoding:
+            return self._decode(num_tokens)
+
+    @torch.inference_mode()
+    def _decode(self, num_tokens: int) -> bool:
         self.drop_done()
         worked = bool(self._running)
         try:

@@ -110,6 +110,11 @@ class Engine:
             raise
         return session
 
+    @property
+    def decoding_seconds(self) -> float:
+        """Time spent on the answers' tokens after the first, of all sessions."""
+        return self._batch.decoding.seconds
+
     def serve(self, session: Session) -> None:
         """Starts a session that was opened with `start=False`: questions asked before see its very first frame."""
         with self._lock:

@@ -26,6 +26,7 @@ from vstream.models.base import Exchange
 from vstream.questions import Pending, QuestionQueue
 from vstream.remembered import Remembered
 from vstream.sampling import Counters
+from vstream.stopwatch import Stopwatch
 from vstream.stream_memory import StreamMemory
 from vstream.turns import Turns
 from vstream.types import Clip, Frame, format_seconds
@@ -90,6 +91,8 @@ class Session:
 
     Attributes:
         failure: what ended it, None while all is well.
+        watching: time spent on encoding clips and remembering them.
+        prefilling: time spent on questions, until their first token is due.
     """
 
     def __init__(
@@ -118,6 +121,7 @@ class Session:
         """
         self.adapter, self.source, self.config = adapter, source, config
         self.failure: Exception | None = None
+        self.watching, self.prefilling = Stopwatch(), Stopwatch()
         self._wake = wake
         self._alone = Turns()  # the memory and the running answers; held for a whole step, and before the model's
         self._questions = QuestionQueue()
@@ -170,16 +174,19 @@ class Session:
                 pending, must_wait = self._take_due_question()
                 if pending is not None:
                     self._reserve(pending)
-                    self._begin_answer(pending)
+                    with self.prefilling:
+                        self._begin_answer(pending)
                     return True
                 if must_wait:
                     return False
             if self._prefill is not None:
-                self._prefill_piece(self._prefill)
+                with self.prefilling:
+                    self._prefill_piece(self._prefill)
                 return True
             clip = self.ingest.take_clip() if self.ingest else None
             if clip is not None:
-                self._watch(clip)
+                with self.watching:
+                    self._watch(clip)
                 self._prefilled_since_clip = False
             return clip is not None
 
@@ -187,10 +194,13 @@ class Session:
         """Lets answers go that are over, which gives their budget back; they join the dialogue."""
         if any(running.answer.done for running in self._running):
             with self._alone:
-                over = [running.answer for running in self._running if running.answer.done]
-                self._running = [running for running in self._running if not running.answer.done]
-                if over and not self._closed:
-                    self.memory.add_turns(over)
+                self._settle()
+
+    def _settle(self) -> None:
+        over = [running for running in self._running if running.answer.done]  # the worker may end more meanwhile
+        self._running = [running for running in self._running if running not in over]
+        if over and not self._closed:
+            self.memory.add_turns([running.answer for running in over])
 
     def fail(self, error: Exception) -> None:
         """Ends the session because of an error: every open answer gets it. What was committed stays."""
@@ -439,17 +449,19 @@ class Session:
         finally:
             with self._alone, self.adapter.alone, torch.inference_mode():
                 if not self._closed:
-                    self._flush_live()
+                    self._flush()
                     self._end_answers()
                     self.memory.close()
                     self._wake()  # the batch lets go of its answers
 
-    def _flush_live(self) -> None:
-        """Encodes what waits; if that fails, it is why the session ends."""
+    def _flush(self) -> None:
+        """Keeps answers that are over, and encodes what waits of a live source; if that fails, it is why it ends."""
         try:
-            if self.ingest and self.ingest.source.is_live and self.failure is None:
-                while clip := self.ingest.take_clip(flush=True):
-                    self._watch(clip)
+            if self.failure is None:
+                self._settle()
+                if self.ingest and self.ingest.source.is_live:
+                    while clip := self.ingest.take_clip(flush=True):
+                        self._watch(clip)
         except Exception as error:
             self.failure = error
 
@@ -488,6 +500,11 @@ class Session:
     def _newest_seconds(self) -> float:
         clock = self.ingest.clock_seconds if self.ingest else None
         return max(clock or 0.0, self._last_seconds(), 0.0)
+
+    @property
+    def num_open_frames(self) -> int:
+        """Frames encoded for questions between two clips, besides their clip's own turn."""
+        return self._answerer.num_open_frames
 
     @property
     def lag_seconds(self) -> float:

@@ -22,7 +22,7 @@ from vstream.app.serve import records, telling
 from vstream.app.serve.errors import ApiError, documented, problem, told
 from vstream.app.serve.following import AnswerStream, ended, pieces
 from vstream.app.serve.frames import frame_at
-from vstream.app.serve.hub import Hub
+from vstream.app.serve.hub import Hub, OpenAlreadyError
 from vstream.app.serve.library import UnknownStreamError
 from vstream.app.serve.stream import Stream, Turn
 from vstream.sources import FileSource
@@ -82,7 +82,7 @@ def close_streams(request: Request) -> list[records.Gone]:
     hub = hub_of(request)
     closed = []
     for stream in hub.streams():
-        with suppress(UnknownStreamError):  # somebody else was quicker
+        with suppress(UnknownStreamError, OpenAlreadyError):  # somebody else was quicker
             closed.append(_close(hub, stream.id))
     return closed
 

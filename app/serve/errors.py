@@ -5,6 +5,7 @@ This module knows nothing of what the routes do, only of what they may raise.
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,15 +13,19 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.routing import Match, Mount
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vstream.app.serve.allowed import SourceRefused
-from vstream.app.serve.library import UnknownStreamError
+from vstream.app.serve.hub import OpenAlreadyError
+from vstream.app.serve.library import UnknownStreamError, without_folders
 from vstream.app.serve.records import Problem, Refusal
 from vstream.app.serve.stream import BusyError
-from vstream.app.serve.uploads import UploadRefused, UploadTooLarge
+from vstream.app.serve.uploads import NoRoom, UploadRefused, UploadTooLarge
 
 log = logging.getLogger("vstream.serve")
 RETRY_SECONDS = 5
@@ -37,7 +42,11 @@ MEANINGS = {
     429: "There is no room for more now; see Retry-After.",
     500: "The answer failed for a reason of the server's own.",
     503: "The server is stopping, or not ready; see Retry-After.",
+    507: "The server's disk is full.",
 }
+UNREADABLE = "There was an error parsing the body"
+"""What the framework says of a body that it cannot decode, or that has too many levels."""
+METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 OPENAI_PATHS = ("/v1/chat/", "/v1/responses")
 """Here a field that will not do is 400, as OpenAI's clients expect."""
 
@@ -59,7 +68,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def problem(status: int, message: str, *, code: str | None = None, param: str | None = None) -> dict[str, Any]:
     """The body of a refusal."""
     kind = KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    return Refusal(error=Problem(message=message, type=kind, code=code, param=param)).model_dump()
+    return Refusal(error=Problem(message=without_folders(message), type=kind, code=code, param=param)).model_dump()
 
 
 def refusal(status: int, message: str, *, code: str | None = None, param: str | None = None) -> JSONResponse:
@@ -72,6 +81,9 @@ def told(error: Exception) -> ApiError:
     """An error of the hub, a stream or an answer as a refusal."""
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, ValidationError):  # of what the server itself was going to say
+        log.error("a record is not what it should be", exc_info=error)
+        return ApiError(500, "the server failed; its log says more")
     if isinstance(error, UnknownStreamError):
         return ApiError(404, str(error), code="not_found")
     if isinstance(error, BusyError):
@@ -80,30 +92,48 @@ def told(error: Exception) -> ApiError:
         return ApiError(404, _sentence(error), code="not_found")
     if isinstance(error, SourceRefused):
         return ApiError(403, str(error), code="source_refused")
+    if isinstance(error, NoRoom):
+        return ApiError(507, str(error), code="no_room")
     if isinstance(error, UploadRefused):
         too_large = isinstance(error, UploadTooLarge)
         return ApiError(413 if too_large else 415, str(error), code="too_large" if too_large else "unreadable")
     if isinstance(error, ValueError):
         return ApiError(400, str(error))
+    if isinstance(error, OpenAlreadyError):
+        return ApiError(409, str(error), code="open")
     if isinstance(error, RuntimeError):
         return ApiError(409, str(error), code="ended")
+    if isinstance(error, OSError):
+        return _of_system(error)
     return ApiError(500, f"the server failed: {type(error).__name__}")
 
 
 def install(app: FastAPI) -> None:
     """Has every error of an app answered in this way."""
-    for kind in (ApiError, UnknownStreamError, BusyError, FileNotFoundError, ValueError, RuntimeError):
+    for kind in (ApiError, UnknownStreamError, BusyError, ValueError, RuntimeError, OSError):
         app.add_exception_handler(kind, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _failed)
+    app.add_middleware(OwnPaths)
 
 
 async def _refused(request: Request, error: Exception) -> Response:
     known = told(error)
     stopping = known.status == 429 and request.app.state.hub.stopping
     return refusal(503 if stopping else known.status, str(known), code=known.code, param=known.param)
+
+
+def _of_system(error: OSError) -> ApiError:
+    """What the server's own files and disk refuse, without their names."""
+    if isinstance(error, BlockingIOError):
+        return ApiError(409, "another server has this memory open; close it there first", code="in_use")
+    log.error("%s", error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ApiError(507, "the server's disk is full; delete memories that are not needed", code="no_room")
+    why = (error.strerror or type(error).__name__).lower()
+    return ApiError(500, f"the server cannot use its files: {without_folders(why)}; its log says more")
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
@@ -115,18 +145,47 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    allowed = _allowed(request) if error.status_code == 405 else ""
-    response = refusal(error.status_code, _of_http(request, error, allowed))
+    if error.status_code == 405:
+        return _not_allowed(request)
+    unknown = error.status_code == 404 and error.detail == "Not Found"
+    message = f"there is nothing at {request.url.path}" if unknown else str(error.detail)
+    if message == UNREADABLE:
+        message = "the body is not JSON that can be read; send UTF-8, with plain numbers and few levels"
+    response = refusal(error.status_code, message)
     response.headers.update(error.headers or {})
-    if allowed:
-        response.headers["allow"] = allowed
     return response
 
 
-def _allowed(request: Request) -> str:
-    """All methods of the path that was called: the framework names those of one route alone."""
-    path = getattr(request.scope.get("route"), "path", "")
-    return ", ".join(sorted(method.upper() for method in request.app.openapi()["paths"].get(path, ())))
+def _not_allowed(request: Request) -> Response:
+    """405 with all methods of the path that was called: the framework names those of one route alone."""
+    found = [method for method in METHODS if Match.FULL in _matches({**request.scope, "method": method})]
+    response = refusal(405, f"{request.method} is not possible here, only {', '.join(found)}")
+    response.headers["allow"] = ", ".join(found)
+    return response
+
+
+def _matches(scope: Scope) -> set[Match]:
+    """How the routes of an app would take a request; what is mounted is not asked."""
+    return {route.matches(scope)[0] for route in scope["app"].routes if not isinstance(route, Mount)}
+
+
+class OwnPaths:
+    """ASGI middleware that keeps /v1 for the API: the page, which is mounted on all paths, would take what is none."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """`app` is asked for all that is known."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ASGI has it."""
+        app = self._app
+        if scope["type"] == "http" and scope["path"].startswith("/v1/"):
+            found = _matches(scope)
+            if Match.FULL not in found and Match.PARTIAL not in found:
+                app = refusal(404, f"there is nothing at {scope['path']}")
+            elif Match.FULL not in found:
+                app = _not_allowed(Request(scope))
+        await app(scope, receive, send)
 
 
 async def _gone(request: Request, error: Exception) -> Response:
@@ -151,6 +210,8 @@ def sentence_of(errors: Sequence[Mapping[str, Any]]) -> tuple[str, str | None]:
         return f"the body is not JSON: {first['ctx']['error']}", None
     if first["type"] == "missing":
         return f"{field or 'the body'} is missing{more}", field
+    if isinstance(first.get("input"), bytes):
+        return "the body must be JSON, sent with content-type: application/json", None
     if first["type"] == "extra_forbidden":
         return f"{field} is not known here; leave it out{more}", field
     said = str(first["msg"]).removeprefix("Value error, ")
@@ -169,11 +230,3 @@ def _shown(value: object) -> str:
 def _sentence(error: OSError) -> str:
     """What an error of the system says; its own words where it was raised with a sentence."""
     return str(error) if error.strerror is None else f"there is no such file: {error.strerror}"
-
-
-def _of_http(request: Request, error: HTTPException, allowed: str) -> str:
-    if error.status_code == 404 and error.detail == "Not Found":
-        return f"there is nothing at {request.url.path}"
-    if error.status_code == 405:
-        return f"{request.method} is not possible here, only {allowed}"
-    return str(error.detail)

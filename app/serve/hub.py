@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vstream.app.progress import without_credentials
-from vstream.app.serve.library import Card, Kept, Library, UnknownStreamError, checked_title, new_id, now_iso
+from vstream.app.serve.library import Card, Kept, Library, UnknownStreamError, checked_title, new_id, now_iso, title_of
 from vstream.app.serve.stream import BusyError, Stream
 from vstream.app.serve.viewing import LiveView
 from vstream.engine import Engine
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 PUSH = "push"
 """What is given as a source to push frames by HTTP."""
 MAX_STREAMS = 8
+
+
+class OpenAlreadyError(RuntimeError):
+    """A memory is a stream already, or is about to be."""
 
 
 class Opened(Protocol):
@@ -92,9 +96,10 @@ class Hub:
         self._settings, self._preset, self._max_streams = dict(settings or {}), preset, max_streams
         self._engines: dict[str, Engine] = {}
         self._load_lock = threading.Lock()
-        self._lock = threading.Lock()  # guards the two below
+        self._lock = threading.Lock()  # guards the three below, and that cards of open streams are those on disk
         self._streams: dict[str, Stream] = {}
         self._opening: set[str] = set()
+        self._ending: set[str] = set()
         self._stopping = False
 
     # Models
@@ -158,7 +163,8 @@ class Hub:
             opened = self._open_source(source, engine)
             try:
                 card = Card(
-                    id=stream_id, title=checked_title(title or opened.source.name), kept=kept, source=shown,
+                    id=stream_id, title=checked_title(title) if title else title_of(opened.source.name), kept=kept,
+                    source=shown,
                     reopens=shown == source and source != PUSH, model=model or self.models[0], preset=preset, fps=fps,
                     realtime=realtime, dialogue=dialogue, created=now_iso(),
                 )  # fmt: skip
@@ -182,7 +188,8 @@ class Hub:
         Raises:
             UnknownStreamError: if there is no such memory.
             ValueError: if the memory is damaged, or `source` is not what it is of.
-            BusyError: if it is open already, or too many streams are.
+            OpenAlreadyError: if it is open already.
+            BusyError: if too many streams are.
         """
         card = self._library.card(memory_id)
         engine = self.engine(card.model)
@@ -219,14 +226,17 @@ class Hub:
             return list(self._streams.values())
 
     def close_stream(self, stream_id: str) -> None:
-        """Ends a stream; its memory stays where it is kept, and goes where it is not. Raises `UnknownStreamError`."""
-        with self._lock:
-            stream = self._streams.pop(stream_id, None)
-        if stream is None:
-            raise UnknownStreamError(f"there is no open stream {stream_id!r}")
-        stream.session.close()
-        if not stream.card.kept:
-            self._library.delete(stream_id)
+        """Ends a stream; its memory stays where it is kept, and goes where it is not.
+
+        Raises:
+            UnknownStreamError: if it is not open.
+            OpenAlreadyError: if it is being closed already.
+        """
+        stream = self.stream(stream_id)
+        with self._ends(stream_id):
+            stream.session.close()
+            if not stream.card.kept:
+                self._library.delete(stream_id)
 
     # Memories
 
@@ -235,27 +245,32 @@ class Hub:
         return self._library.memories()
 
     def rename(self, stream_id: str, title: str) -> None:
-        """Gives a stream or a memory another title. Raises `ValueError`, `UnknownStreamError`."""
+        """Gives a stream or a memory another title. Raises `ValueError`, `UnknownStreamError`, `OpenAlreadyError`."""
         self._change(stream_id, title=checked_title(title))
 
     def keep(self, stream_id: str, kept: bool = True) -> None:
-        """Says whether a memory stays when its stream is closed. Raises `UnknownStreamError`."""
+        """Says whether a memory stays when its stream is closed. Raises `UnknownStreamError`, `OpenAlreadyError`."""
         self._change(stream_id, kept=kept)
 
     def delete(self, memory_id: str) -> None:
-        """Removes a memory, and closes its stream. Raises `UnknownStreamError`, or `BusyError` while it is opened."""
+        """Removes a memory, and closes its stream.
+
+        Raises:
+            UnknownStreamError: if there is no such memory.
+            OpenAlreadyError: while it is opened or closed.
+            BlockingIOError: if another process has it open.
+        """
         self._library.card(memory_id)
-        with self._lock:
-            if memory_id in self._opening:
-                raise BusyError(f"stream {memory_id} is being opened; delete it when it is")
-            stream = self._streams.pop(memory_id, None)
-        if stream is not None:
-            stream.session.close()
-        self._library.delete(memory_id)
+        with self._ends(memory_id) as stream:
+            if stream is not None:
+                stream.session.close()
+            self._library.delete(memory_id)
 
     def _change(self, stream_id: str, **changes: Any) -> None:
-        card = self._library.change(stream_id, **changes)
         with self._lock:
+            if stream_id in self._ending:
+                raise OpenAlreadyError(f"stream {stream_id} is being closed; try again when it is")
+            card = self._library.change(stream_id, **changes)
             if stream_id in self._streams:
                 self._streams[stream_id].card = card
 
@@ -295,7 +310,9 @@ class Hub:
             if self._stopping:
                 raise BusyError("the server is stopping; start it again to go on")
             if stream_id in self._opening or stream_id in self._streams:
-                raise BusyError(f"stream {stream_id} is open already")
+                raise OpenAlreadyError(f"stream {stream_id} is open already")
+            if stream_id in self._ending:
+                raise OpenAlreadyError(f"stream {stream_id} is being closed; open it again when it is")
             if len(self._streams) + len(self._opening) >= self._max_streams:
                 raise BusyError(f"{self._max_streams} streams are open, which is the most; close one first")
             self._opening.add(stream_id)
@@ -304,6 +321,22 @@ class Hub:
         finally:
             with self._lock:
                 self._opening.discard(stream_id)
+
+    @contextmanager
+    def _ends(self, stream_id: str) -> Iterator[Stream | None]:
+        """Takes a stream, if it is open, from those that are; until all is over nobody opens or changes its memory."""
+        with self._lock:
+            if stream_id in self._opening:
+                raise OpenAlreadyError(f"stream {stream_id} is being opened; try again when it is")
+            if stream_id in self._ending:
+                raise OpenAlreadyError(f"stream {stream_id} is being closed already")
+            self._ending.add(stream_id)
+            stream = self._streams.pop(stream_id, None)
+        try:
+            yield stream
+        finally:
+            with self._lock:
+                self._ending.discard(stream_id)
 
     def _watch(self, engine: Engine, card: Card, opened: Opened) -> Stream:
         view = LiveView()
@@ -327,7 +360,12 @@ class Hub:
 
     def _take_in(self, engine: Engine, stream: Stream) -> Stream:
         stream.on_ask = lambda answer: self.on_ask(answer)
-        with self._lock:
-            self._streams[stream.id] = stream
+        try:
+            with self._lock:
+                stream.card = self._library.card(stream.id)  # it may have been changed while the stream was opened
+                self._streams[stream.id] = stream
+        except UnknownStreamError:
+            stream.session.close()
+            raise
         engine.serve(stream.session)
         return stream

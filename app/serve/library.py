@@ -7,10 +7,13 @@ nothing of models, sessions or HTTP.
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
 import shutil
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -96,6 +99,20 @@ def checked_title(title: str) -> str:
     return plain
 
 
+def title_of(name: str) -> str:
+    """A title made of a source's name, cut where it is too long."""
+    plain = " ".join("".join(c if c.isprintable() else " " for c in name).split()) or "Untitled"
+    return plain if len(plain) <= MAX_TITLE else plain[: MAX_TITLE - 1].rstrip() + "…"
+
+
+_FOLDER = re.compile(r"(?<![^\s'\"(])/[^\n]*?/([0-9a-f]{12})/memory\b")
+
+
+def without_folders(text: str) -> str:
+    """A sentence for strangers: memories in it are named by their ids, not by where they lie on this machine."""
+    return _FOLDER.sub(r"\1", text)
+
+
 class Library:
     """The memories below one folder. Any thread may use it."""
 
@@ -154,15 +171,41 @@ class Library:
         return sorted((one for one in found if one is not None), key=lambda one: one.card.created, reverse=True)
 
     def delete(self, memory_id: str) -> None:
-        """Removes a memory and its card; the caller has closed it. Raises `UnknownStreamError`."""
+        """Removes a memory and its card; the caller has closed it.
+
+        Raises:
+            UnknownStreamError: if there is none of this id.
+            BlockingIOError: if another process has it open.
+        """
         self.card(memory_id)
-        with self._lock:
+        with self._lock, _alone(self.folder(memory_id)):
             (self._home(memory_id) / CARD).unlink()  # without a card it is no memory any more, whatever comes next
             shutil.rmtree(self._home(memory_id))
 
     def _home(self, memory_id: str) -> Path:
         assert _ID.fullmatch(memory_id), f"{memory_id!r} is no id"
         return self._root / memory_id
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Nobody else writes to a memory meanwhile. Raises `BlockingIOError` if another process does."""
+    from vstream.memory.folder import lock_writer
+
+    if not folder.is_dir():
+        yield
+        return
+    try:
+        lock = lock_writer(folder)
+    except BlockingIOError:
+        raise
+    except OSError:  # such as a full disk, which deleting helps
+        yield
+        return
+    try:
+        yield
+    finally:
+        os.close(lock)
 
 
 def _read(path: Path) -> Card | None:
@@ -172,9 +215,20 @@ def _read(path: Path) -> Card | None:
     try:
         plain = json.loads(path.read_text("utf-8"))
         card = Card(**{one.name: plain[one.name] for one in fields(Card)})
+        if not _is_sound(card):
+            return None
     except (ValueError, KeyError, TypeError):
         return None
     return card if path.parent.name == card.id else None
+
+
+def _is_sound(card: Card) -> bool:
+    """Whether every field has its type. Raises `ValueError` for a time that is none."""
+    datetime.fromisoformat(card.created)
+    texts = (card.id, card.title, card.source, card.model, card.preset or "")
+    flags = (card.kept, card.reopens, card.realtime, card.dialogue)
+    fps = card.fps is None or type(card.fps) in (int, float)
+    return fps and all(isinstance(one, str) for one in texts) and all(isinstance(one, bool) for one in flags)
 
 
 def _kept(card: Card, folder: Path) -> Kept | None:

@@ -159,7 +159,10 @@ async def read_token(receive: Receive) -> bytes:
             body = await _read(receive)
     except TimeoutError:
         raise Refused(408, "the form took too long", "too_slow") from None
-    fields = parse_qs(body.decode("ascii", "replace"), max_num_fields=8)
+    try:
+        fields = parse_qs(body.decode("ascii", "replace"), max_num_fields=8)
+    except ValueError:
+        raise Refused(400, "the form has too many fields: it needs one, the token", "invalid_form") from None
     return fields.get("token", [""])[0].strip().encode()
 
 

@@ -198,6 +198,7 @@ async def responses(request: Request, wanted: records.ResponsesRequest) -> Any:
     """Asks a stream. `input`, or its last message, is the question."""
     wanted.check_extras()
     check_no_instructions(wanted.instructions, "instructions")
+    assert wanted.metadata is not None, "what cannot be told is refused before anything is asked"
     given = wanted.input
     question = Asked(given) if isinstance(given, str) else asked(given)
     talk, close = await _ask(request, wanted, question, "resp", max_tokens=wanted.max_output_tokens)
@@ -215,7 +216,6 @@ def _response(talk: Conversation, wanted: records.ResponsesRequest, status: Any)
     """The response as it stands, by its status."""
     over = status in ("completed", "incomplete")
     usage = telling.usage(talk.answer)
-    metadata = (wanted.model_extra or {}).get("metadata")
     return records.ResponseRecord(
         id=talk.id,
         created_at=talk.created,
@@ -231,7 +231,7 @@ def _response(talk: Conversation, wanted: records.ResponsesRequest, status: Any)
         )
         if over
         else None,
-        metadata=metadata if isinstance(metadata, dict) else {},
+        metadata=wanted.metadata,
         evidence=talk.evidence if over else [],
         vstream=talk.about if over else None,
     )

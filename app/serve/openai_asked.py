@@ -6,7 +6,6 @@ This module knows nothing of streams or models.
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -98,5 +97,5 @@ def _picture(part: Part) -> bytes:
         raise ApiError(400, message, param="image_url")
     try:
         return base64.b64decode(url[found.end() :], validate=True)
-    except binascii.Error:
+    except ValueError:
         raise ApiError(400, "the picture's data: URL is not base64", param="image_url") from None

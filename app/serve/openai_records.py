@@ -6,12 +6,14 @@ unless they ask for what happens anyway. This module knows nothing of streams or
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from vstream.app.serve.errors import ApiError
-from vstream.app.serve.records import MAX_TEXT, EvidenceRecord, Moment, Seconds, Told, Usage, checked_at
+from vstream.app.serve.records import EvidenceRecord, Moment, Seconds, Told, Usage, checked_at
+from vstream.app.serve.stream import MAX_TEXT
 
 LEFT_ALONE = frozenset({
     "user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options",
@@ -136,6 +138,17 @@ class ResponsesRequest(Wanted):
     instructions: str | None = Field(None, max_length=MAX_TEXT)
     max_output_tokens: int | None = Field(None, ge=1, le=1 << 30)
     stream_options: StreamOptions | None = None
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What comes back as it was sent. Raises `ApiError` 400 for what JSON cannot say."""
+        given = (self.model_extra or {}).get("metadata")
+        try:
+            json.dumps(given, allow_nan=False, ensure_ascii=False).encode()
+        except (ValueError, RecursionError):
+            message = "metadata holds what JSON cannot say (NaN, half of a character, too many levels); leave it out"
+            raise ApiError(400, message, param="metadata") from None
+        return given if isinstance(given, dict) else {}
 
 
 # What they get

@@ -157,7 +157,7 @@ class _Connection:
 
     async def _stop_with_server(self, scope: anyio.CancelScope) -> None:
         await self._socket.app.state.stopping.wait()
-        await self._close(1001, "the server is stopping")
+        await self._close(1012, "the server is stopping")
         scope.cancel()
 
     async def _receive(self) -> None:

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from vstream.app.serve.stream import MAX_TEXT
 from vstream.types import parse_seconds
 
-MAX_TEXT = 20_000
 Level = Literal["detail", "digest", "gist", "window", "open", ""]
 TurnState = Literal["waiting", "answering", "done", "failed"]
 

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,10 @@ from vstream.memory.levels import LEVEL_NAMES
 from vstream.session import Session
 from vstream.sources import PushSource
 
-KEPT_TURNS = 200
+KEPT_TURNS, PICTURED_TURNS = 200, 40
+"""Of the conversation, and how many of those hold their pictures: for older ones memory or the file has others."""
+MAX_TEXT = 20_000
+"""Characters of a question."""
 MAX_WAITING = 16
 """Questions of one stream that may be open at once."""
 LOOK_SECONDS = 0.5
@@ -150,6 +153,7 @@ class Stream:
             ValueError: for a question or a time that will not do.
             RuntimeError: if the stream has ended.
         """
+        _check_texts(question, *choices)
         with self._lock:
             if sum(not turn.answer.done for turn in self._turns) >= MAX_WAITING:
                 raise BusyError(f"{MAX_WAITING} questions about this stream wait already; ask again in a moment")
@@ -191,7 +195,18 @@ class Stream:
         number = self._turns[-1].number + 1 if self._turns else 1
         turn = Turn(number, answer, asked_at)
         self._turns.append(turn)
+        if len(self._turns) > PICTURED_TURNS and (old := self._turns[-1 - PICTURED_TURNS].answer).done:
+            old.evidence = tuple(replace(one, picture=b"") for one in old.evidence)
         return turn
+
+
+def _check_texts(*texts: str) -> None:
+    """Raises `ValueError` for a text that is too long to be looked at, or no text at all."""
+    for text in texts:
+        if len(text) > MAX_TEXT:
+            raise ValueError(f"a question may have {MAX_TEXT} characters, got {len(text)}; shorten it")
+        if any("\ud800" <= c <= "\udfff" for c in text):
+            raise ValueError("the question holds half of a character (a lone surrogate); send whole ones, as UTF-8")
 
 
 def _answer_of(remembered: Mapping[str, Any]) -> Answer:

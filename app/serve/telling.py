@@ -13,7 +13,7 @@ from typing import cast
 from vstream.answer import Answer, Evidence
 from vstream.app.serve import records
 from vstream.app.serve.hub import Hub
-from vstream.app.serve.library import Kept
+from vstream.app.serve.library import Kept, without_folders
 from vstream.app.serve.stream import Span, Stream, Turn
 from vstream.types import Gap
 
@@ -25,8 +25,8 @@ def stream_record(stream: Stream) -> records.StreamRecord:
         id=stream.id,
         title=card.title,
         state=stream.state,
-        note=stream.note,
-        trouble=look.failure or look.state,
+        note=without_folders(stream.note),
+        trouble=without_folders(look.failure or look.state),
         source=card.source,
         model=card.model,
         preset=card.preset,
@@ -96,7 +96,7 @@ def turn_record(stream: Stream, turn: Turn) -> records.TurnRecord:
         ttft_seconds=answer.ttft_seconds,
         tokens_per_second=answer.tokens_per_second,
         asked_at=turn.asked_at,
-        error=str(answer.error) if answer.error else None,
+        error=without_folders(str(answer.error)) if answer.error else None,
     )
 
 

@@ -27,7 +27,7 @@ BODY = {
     "/uploads",
     tags=["uploads"],
     status_code=201,
-    responses=documented(400, 404, 413, 415),
+    responses=documented(400, 404, 413, 415, 507),
     openapi_extra={"requestBody": BODY},
 )
 async def upload(

@@ -48,6 +48,10 @@ class UploadRefused(ValueError):
     """An upload that is not taken; its text is one sentence. Nothing of it is left."""
 
 
+class NoRoom(UploadRefused):
+    """There is no room for an upload on the disk, or among the others."""
+
+
 class UploadTooLarge(UploadRefused):
     """An upload of too many bytes."""
 
@@ -140,7 +144,7 @@ class Uploads:
                 file.write(data)
                 file.flush()
             except OSError as error:
-                raise UploadRefused(f"the upload could not be written: {(error.strerror or '').lower()}") from None
+                raise NoRoom(f"the upload could not be written: {(error.strerror or '').lower()}") from None
 
     def _make_room(self, num_bytes: int) -> None:
         """Deletes the oldest uploads that nobody uses, until so many more bytes are within the budget."""
@@ -151,7 +155,7 @@ class Uploads:
         used = {upload_path(self.folder, str(one)) for one in self._in_use()}
         unused = sorted((path for path in sizes if path.suffix != PART and path not in used), key=_mtime)
         if sum(sizes[path] for path in unused) < excess:
-            raise UploadRefused(
+            raise NoRoom(
                 f"there is no room: streams use all {self._budget_bytes / MIB:g} MiB that uploads may have; close one"
             )
         while excess > 0:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from vstream.app.serve.library import without_folders
 from vstream.app.serve.page.html import button, data
 from vstream.app.view import ordinal
 from vstream.types import format_seconds
@@ -56,7 +57,7 @@ def turn_html(stream_id: str, turn: Turn) -> str:
 
 def _said(answer: Answer) -> str:
     if answer.error is not None:
-        return f'<p class="said failed" role="alert">No answer: {escape(str(answer.error))}</p>'
+        return f'<p class="said failed" role="alert">No answer: {escape(without_folders(str(answer.error)))}</p>'
     text = escape(answer.text_so_far.strip())
     if answer.done:
         return f'<p class="said" aria-live="polite">{text or _silence(answer)}</p>'

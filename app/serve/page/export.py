@@ -12,6 +12,7 @@ import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from vstream.app.serve.library import without_folders
 from vstream.app.serve.page.chat import moment_of
 from vstream.types import format_seconds
 
@@ -38,7 +39,7 @@ def _turn(stream: Stream, turn: Turn) -> dict[str, Any]:
         "question": answer.question,
         "answer": answer.text_so_far.strip(),
         "finish_reason": answer.finish_reason,
-        "error": str(answer.error) if answer.error else None,
+        "error": without_folders(str(answer.error)) if answer.error else None,
         "asked_at": None if turn.asked_at is None else datetime.fromtimestamp(turn.asked_at, UTC).isoformat(),
         "asked_at_seconds": answer.asked_at_seconds,
         "evidence": [_evidence(stream, evidence) for evidence in answer.evidence],
@@ -74,7 +75,7 @@ def to_markdown(stream: Stream) -> str:
 def _section(stream: Stream, turn: Turn) -> str:
     answer = turn.answer
     at = "" if answer.asked_at_seconds is None else f" (asked at {format_seconds(answer.asked_at_seconds)})"
-    said = f"No answer: {answer.error}" if answer.error else answer.text_so_far.strip()
+    said = f"No answer: {without_folders(str(answer.error))}" if answer.error else answer.text_so_far.strip()
     shown = [_shown(stream, evidence) for evidence in answer.evidence]
     return "\n\n".join([f"## {_plain(answer.question)}{at}", _plain(said), *(["Evidence:"] if shown else []), *shown])
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from vstream.app.serve.library import without_folders
 from vstream.app.view import MIB, format_wall
 from vstream.types import format_seconds
 
@@ -71,6 +72,6 @@ def standing(stream: Stream, look: Look) -> tuple[str, str]:
         "watching": ("on", "Live" if stream.is_live else "Watching"),
         "over": ("", "Seen to its end; ask on"),
         "memory": ("", "A memory; nothing is watched"),
-        "failed": ("bad", f"Failed: {look.failure}"),
+        "failed": ("bad", f"Failed: {without_folders(look.failure or '')}"),
         "closed": ("", "Closed"),
     }[state]

@@ -40,10 +40,10 @@ def button(text: str, do: str, *, kind: str = "", **values: object) -> str:
     return f'<button type="button" class="button {kind}"{data({"do": do, **values})}>{escape(text)}</button>'
 
 
-def notice(text: str) -> str:
+def notice(text: str, *, trouble: bool = True) -> str:
     """One sentence for a person, "" for none. Screen readers say it."""
-    line = f'<p class="trouble">{escape(text)}</p>' if text else ""
-    return f'<div class="notice" role="alert">{line}</div>'
+    kind = ' class="trouble"' if trouble else ""
+    return f'<div class="notice" role="alert">{f"<p{kind}>{escape(text)}</p>" if text else ""}</div>'
 
 
 def size(num_bytes: float) -> str:

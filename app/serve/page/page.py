@@ -19,7 +19,7 @@ import gradio as gr
 from vstream.app.serve.page.chat import conversation
 from vstream.app.serve.page.html import filled, notice, options, static
 from vstream.app.serve.page.routes import router
-from vstream.app.serve.page.visit import Panels, Visit
+from vstream.app.serve.page.visit import Panels, Visit, Visits, What
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -66,22 +66,43 @@ def mount_page(app: FastAPI, hub: Hub, policy: SourcePolicy, uploads: Uploads | 
 
 
 def build(hub: Hub, may_open: str, *, takes_uploads: bool = True) -> gr.Blocks:
-    """The page, not mounted yet; `may_open` says what sources there are."""
+    """The page, not mounted yet; `may_open` says what sources there are.
+
+    What a page shows is kept in `Visits`: with a `gr.State` each page would hold a connection open (a heartbeat), and
+    browsers have six for a server.
+    """
+    visits = Visits()
     page: gr.Blocks = gr.Blocks(title="vstream", analytics_enabled=False, fill_width=True)
     with page:
-        visit = gr.State(None)
         panels = _lay_out(_begin(hub, may_open, takes_uploads))
         everything = list(panels)
 
         def load(request: gr.Request) -> tuple[Any, ...]:
-            visited = Visit(hub, str(request.query_params.get("stream", "")))
-            return (visited, *_outputs(visited.panels(with_shelf=True)))
+            visit = Visit(hub, str(request.query_params.get("stream", "")))
+            visits.keep(_session(request), visit)
+            return _outputs(visit.panels(with_shelf=True))
 
-        page.load(load, None, [visit, *everything], **QUIET)
-        gr.Timer(TICK_SECONDS).tick(_tick, visit, everything, **{**QUIET, "trigger_mode": "once"})
-        panels.state.act(_act, visit, everything, **QUIET)
-        panels.state.ask(_ask, visit, [panels.log, panels.notice], **QUIET)
+        def tick(request: gr.Request) -> tuple[Any, ...]:
+            visit = visits.find(_session(request))
+            return _outputs(visit.news() if visit else Panels(*[None] * len(Panels._fields)))
+
+        def act(event: gr.EventData, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+            for changed in visits.found(_session(request)).act(event.what):
+                yield _outputs(changed)
+
+        async def ask(event: gr.EventData, request: gr.Request) -> AsyncIterator[tuple[Any, Any]]:
+            async for changed in asked(visits.found(_session(request)), event.what):
+                yield changed
+
+        page.load(load, None, everything, **QUIET)
+        gr.Timer(TICK_SECONDS).tick(tick, None, everything, **{**QUIET, "trigger_mode": "once"})
+        panels.state.act(act, None, everything, **QUIET)
+        panels.state.ask(ask, None, [panels.log, panels.notice], **QUIET)
     return page
+
+
+def _session(request: gr.Request) -> str:
+    return str(request.session_hash)
 
 
 def _html(value: str = "", **more: Any) -> gr.HTML:
@@ -129,20 +150,9 @@ def _outputs(panels: Panels) -> tuple[Any, ...]:
     return tuple(gr.skip() if html is None else html for html in panels)
 
 
-def _tick(visit: Visit | None) -> tuple[Any, ...]:
-    """What has changed; nothing before the page is loaded."""
-    return _outputs(visit.news()) if visit else _outputs(Panels(*[None] * len(Panels._fields)))
-
-
-def _act(visit: Visit, event: gr.EventData) -> Iterator[tuple[Any, ...]]:
-    assert visit is not None, "page.js acts only after the page is loaded"
-    for panels in visit.act(event.what):
-        yield _outputs(panels)
-
-
-async def _ask(visit: Visit, event: gr.EventData) -> AsyncIterator[tuple[Any, Any]]:
-    """Streams the conversation while the answer grows. It goes on when nobody listens any more."""
-    turn = await asyncio.to_thread(visit.ask, event.what)
+async def asked(visit: Visit, what: What) -> AsyncIterator[tuple[Any, Any]]:
+    """Streams the conversation while the answer grows. The answer goes on when nobody listens any more."""
+    turn = await asyncio.to_thread(visit.ask, what)
     if turn is None:
         yield gr.skip(), visit.panels().notice
         return

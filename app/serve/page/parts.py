@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vstream.app.serve.page.gauges import standing
@@ -78,7 +79,8 @@ def _memory(memory: Kept, is_open: bool) -> str:
     card = memory.card
     span = "nothing yet" if memory.seconds is None else format_seconds(memory.seconds)
     turns = f"{memory.turns} question{'s' * (memory.turns != 1)}"
-    facts = [escape(card.source), span, turns, size(memory.num_bytes), _day(card.created)]
+    source = Path(card.source).name if card.source.startswith("/") else card.source
+    facts = [escape(source), span, turns, size(memory.num_bytes), _day(card.created)]
     resume = button("Show", "show", kind="slight", stream=card.id) if is_open else ""
     resume = resume or button("Resume", "resume", kind="slight", memory=card.id)
     rename = button("Rename", "rename", kind="slight", memory=card.id, title=card.title)

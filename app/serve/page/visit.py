@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from vstream.app.serve.errors import told
 from vstream.app.serve.hub import Hub
-from vstream.app.serve.library import UnknownStreamError
+from vstream.app.serve.library import UnknownStreamError, without_folders
 from vstream.app.serve.page.chat import conversation
 from vstream.app.serve.page.gauges import gauges, overlay
 from vstream.app.serve.page.html import data, notice
@@ -18,6 +21,8 @@ from vstream.app.serve.stream import Stream, Turn
 SAMPLE = "sample"
 SETTLE_SECONDS = 3.0
 """So long after its last change a part is sent again, in case two messages crossed."""
+MAX_VISITS = 1000
+"""Open pages. An open one says every second, or at least every minute, that it is there."""
 What = Mapping[str, str]
 """What a button carries: names and texts, from a browser."""
 
@@ -36,6 +41,36 @@ class Panels(NamedTuple):
     notice: str | None
 
 
+class Visits:
+    """Which page shows what, by the page's own session; of too many the one is forgotten that was quiet longest."""
+
+    def __init__(self, most: int = MAX_VISITS) -> None:
+        self._most = most
+        self._visits: OrderedDict[str, Visit] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def keep(self, session: str, visit: Visit) -> None:
+        """Remembers a page that was just opened."""
+        with self._lock:
+            self._visits[session] = visit
+            if len(self._visits) > self._most:
+                self._visits.popitem(last=False)
+
+    def find(self, session: str) -> Visit | None:
+        """What a page shows; None before it is loaded, and when it is forgotten."""
+        with self._lock:
+            if session in self._visits:
+                self._visits.move_to_end(session)
+            return self._visits.get(session)
+
+    def found(self, session: str) -> Visit:
+        """The same, for a page that is loaded. Raises `LookupError`."""
+        visit = self.find(session)
+        if visit is None:
+            raise LookupError("this page was forgotten; load it again")
+        return visit
+
+
 class Visit:
     """One open page: which stream it shows, and what it was told last.
 
@@ -47,7 +82,7 @@ class Visit:
         """Shows a stream if it is open, else the beginning."""
         self._hub = hub
         self.stream_id = stream_id
-        self._notice, self._busy, self._acts = "", "", 0
+        self._notice, self._note, self._busy, self._acts = "", "", "", 0
         self._sent: dict[str, tuple[str, float]] = {}
         if self.stream is None:
             self.stream_id = ""
@@ -60,7 +95,7 @@ class Visit:
     def act(self, what: What) -> Iterator[Panels]:
         """Does what a button says; the page before what takes long, and after it. Errors are told on the page."""
         self._acts += 1
-        self._notice = ""
+        self._notice = self._note = ""
         if what.get("do") in SLOW:
             self._busy = SLOW[what["do"]]
             yield self.panels()
@@ -74,7 +109,7 @@ class Visit:
 
     def ask(self, what: What) -> Turn | None:
         """Asks about a stream; None where that will not do, which is told on the page."""
-        self._notice = ""
+        self._notice = self._note = ""
         try:
             return self._hub.stream(what.get("stream", "")).ask(what.get("question", ""))
         except (ValueError, RuntimeError, LookupError) as error:
@@ -114,7 +149,7 @@ class Visit:
 
     def _resume(self, what: What) -> None:
         stream = self._hub.resume(what["memory"])
-        self.stream_id, self._notice = stream.id, stream.note
+        self.stream_id, self._note = stream.id, without_folders(stream.note)
 
     def _rename(self, what: What) -> None:
         self._hub.rename(what["memory"], what.get("title", ""))
@@ -142,7 +177,7 @@ class Visit:
             head=chat_head(stream) if stream else "",
             log=conversation(stream) if stream else "",
             shelf=self._shelf(streams) if with_shelf else None,
-            notice=notice(self._notice if stream else ""),
+            notice=notice(self._notice or self._note, trouble=bool(self._notice)) if stream else notice(""),
         )
 
     def news(self) -> Panels:
@@ -165,6 +200,7 @@ class Visit:
             "view": "watch" if stream else "home",
             "stream": stream.id if stream else "",
             "file": "1" if stream and stream.file else "",
+            "poster": _poster(stream) if stream else "",
             "streams": " ".join(one.id for one in streams),
             "busy": self._busy,
             "told": "" if stream else self._notice,
@@ -179,6 +215,12 @@ class Visit:
 
     def _shelf(self, streams: list[Stream]) -> str:
         return shelf(self._hub.memories(), frozenset(stream.id for stream in streams))
+
+
+def _poster(stream: Stream) -> str:
+    """The time of the newest picture in memory, where none has come since the stream was opened; else ""."""
+    seconds = stream.look().clock_seconds
+    return "" if seconds is None or stream.view.age_seconds is not None else f"{seconds:.3f}"
 
 
 SLOW = {
@@ -204,4 +246,7 @@ def sentence(error: Exception) -> str:
     text = str(error.args[0]) if isinstance(error, LookupError) and error.args else str(error)
     if isinstance(error, UnknownStreamError):
         text = "this stream or memory is no longer there; it was closed or deleted elsewhere"
+    elif isinstance(error, OSError):
+        text = str(told(error))
+    text = without_folders(text)
     return text[:1].upper() + text[1:] if text else type(error).__name__

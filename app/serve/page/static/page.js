@@ -68,7 +68,8 @@
     const image = $("live");
     if (!image) return;
     const own = camera !== null && camera.stream === shown.stream; // one's own webcam needs no server to be seen
-    const wanted = shown.stream && !own && !document.hidden ? `/v1/streams/${shown.stream}/live.mjpg` : "";
+    const what = shown.poster ? `frames/${shown.poster}.jpg` : "live.mjpg"; // a memory that is only asked is not live
+    const wanted = shown.stream && !own && !document.hidden ? `/v1/streams/${shown.stream}/${what}` : "";
     $("mine").srcObject = own ? camera.media : null;
     if (own) $("mine").play().catch(() => {}); // refused where nobody looks; it is tried again at the next change
     if (image.dataset.plays !== wanted) {

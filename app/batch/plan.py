@@ -1,0 +1,71 @@
+"""Which videos are to be watched, with their questions in the order of time. It knows nothing of models.
+
+A name of a video comes from a data set, so it may lead nowhere but into the folder of videos.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vstream.app.batch.rows import BadRow, Row
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video with all that is asked about it.
+
+    Attributes:
+        name: as in the rows.
+        path: where it is.
+        rows: its questions, in the order in which they are asked.
+    """
+
+    name: str
+    path: Path
+    rows: tuple[Row, ...]
+
+
+def plan(rows: Sequence[Row], folder: Path) -> tuple[list[Video], list[BadRow]]:
+    """The videos in the order in which the rows first name them, and the rows whose video cannot be watched."""
+    by_name: dict[str, list[Row]] = {}
+    for row in rows:
+        by_name.setdefault(row.video, []).append(row)
+    videos, bad = list[Video](), list[BadRow]()
+    for name, about in by_name.items():
+        try:
+            videos.append(Video(name, find_video(folder, name), tuple(sorted(about, key=_asked_at))))
+        except ValueError as error:
+            bad += [BadRow(row.number, row.id, f"row {row.number}: {error}") for row in about]
+    return videos, bad
+
+
+def find_video(folder: Path, name: str) -> Path:
+    """The path of a video by its name below a folder.
+
+    Raises:
+        ValueError: if it leads out of the folder, goes through a symbolic link, or there is no such video.
+    """
+    parts = Path(name).parts
+    if Path(name).is_absolute() or ".." in parts or "\0" in name or not parts:
+        raise ValueError(f"video must be a path below {folder} without '..', got {name!r}")
+    path = folder
+    for part in parts:
+        path = path / part
+        if path.is_symlink():
+            raise ValueError(f"video {name!r} goes through a symbolic link; put the file itself into {folder}")
+    if not path.exists():
+        raise ValueError(f"there is no video {name!r} in {folder}")
+    return path.absolute()
+
+
+def check_folder(folder: Path) -> None:
+    """Raises `ValueError` if there is no such folder."""
+    if not folder.is_dir():
+        raise ValueError(f"--videos must be a folder that is there, got {folder}")
+
+
+def _asked_at(row: Row) -> float:
+    return math.inf if row.at == "end" else row.at
