@@ -1,7 +1,8 @@
-"""Ten minutes of everything at once against the real server: its anonymous memory must not grow.
+"""Everything at once against the real server: in ten minutes its anonymous memory must not grow.
 
 Two streams, one pushed by WebSocket, one a synthetic camera; questions without pause, of which every third is left in
-the middle; live views that come and go; frames, memory maps and metrics. `VSTREAM_SOAK_SECONDS` says how long.
+the middle; live views that come and go; frames, memory maps and metrics. Before come ten more, in
+which what is bounded fills: budgets, conversations, pools. `VSTREAM_SOAK_SECONDS` says how long each is.
 """
 
 from __future__ import annotations
@@ -25,11 +26,10 @@ httpx = pytest.importorskip("httpx")
 PIL_Image = pytest.importorskip("PIL.Image")
 
 SOAK_SECONDS = float(os.environ.get("VSTREAM_SOAK_SECONDS", "600"))
-WARM_SHARE = 0.4  # of the time, in which budgets fill, pools start and libraries make their caches
-MAX_MB_PER_MINUTE = 0.5
+MAX_MB_PER_MINUTE = 0.4
 CAMERA = "lavfi:testsrc2=size=320x240:rate=10,realtime"
 
-pytestmark = [pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(SOAK_SECONDS + 120)]
+pytestmark = [pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(2 * SOAK_SECONDS + 120)]
 
 
 def anonymous_mb(pid: int) -> float:
@@ -157,10 +157,10 @@ def test_memory_stays_flat_under_load(server, connections: contextlib.ExitStack)
     load.run(look_on, 1.0)
     load.run(look_around, 1.0)
     began, samples = time.monotonic(), []
-    while not load.over.wait(2.0) and time.monotonic() - began < SOAK_SECONDS:
+    while not load.over.wait(2.0) and time.monotonic() - began < 2 * SOAK_SECONDS:
         samples.append((time.monotonic() - began, anonymous_mb(process.pid)))
     load.end()
-    warm = np.array([one for one in samples if one[0] > WARM_SHARE * SOAK_SECONDS])
+    warm = np.array([one for one in samples if one[0] > SOAK_SECONDS])
     slope, low, high = slope_and_bounds(warm[:, 0] / 60, warm[:, 1])
     minutes = [mb for seconds, mb in samples if seconds % 60 < 2.1]
     print("each minute: " + " ".join(f"{mb:.1f}" for mb in minutes))
