@@ -40,10 +40,10 @@ def button(text: str, do: str, *, kind: str = "", **values: object) -> str:
     return f'<button type="button" class="button {kind}"{data({"do": do, **values})}>{escape(text)}</button>'
 
 
-def notice(text: str, *, trouble: bool = True) -> str:
-    """One sentence for a person, "" for none. Screen readers say it."""
+def notice(text: str, *, trouble: bool = True, **values: object) -> str:
+    """One sentence for a person, "" for none, and values for page.js. Screen readers say it."""
     kind = ' class="trouble"' if trouble else ""
-    return f'<div class="notice" role="alert">{f"<p{kind}>{escape(text)}</p>" if text else ""}</div>'
+    return f'<div class="notice" role="alert"{data(values)}>{f"<p{kind}>{escape(text)}</p>" if text else ""}</div>'
 
 
 def size(num_bytes: float) -> str:

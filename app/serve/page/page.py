@@ -17,7 +17,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 import gradio as gr
 
 from vstream.app.serve.page.chat import conversation
-from vstream.app.serve.page.html import filled, notice, options, static
+from vstream.app.serve.page.html import filled, options, static
 from vstream.app.serve.page.routes import router
 from vstream.app.serve.page.visit import Panels, Visit, Visits, What
 
@@ -35,6 +35,7 @@ WORDS_SECONDS = 0.15
 
 ON_LOAD = "vstreamPage.connect(trigger, ['act', 'ask']); watch('value', () => vstreamPage.sync());"
 MAP_ON_LOAD = "watch('value', () => vstreamPage.mark());"
+NOTICE_ON_LOAD = "watch('value', () => vstreamPage.told());"
 LOG_ON_LOAD = "watch('value', () => vstreamPage.follow());"
 QUIET: dict[str, Any] = {
     "show_progress": "hidden",
@@ -139,7 +140,7 @@ def _lay_out(begin: str) -> Any:
             with gr.Column(elem_id="right"):
                 parts["head"] = _html(elem_id="chat-head")
                 parts["log"] = _html(elem_id="log-box", js_on_load=LOG_ON_LOAD)
-                parts["notice"] = _html()
+                parts["notice"] = _html(elem_id="told", js_on_load=NOTICE_ON_LOAD)
                 _html(static("ask.html"), elem_id="ask-box")
         _html(static("dialogs.html"))
         parts["state"] = _html(elem_id="state-box", js_on_load=ON_LOAD)
@@ -154,11 +155,11 @@ async def asked(visit: Visit, what: What) -> AsyncIterator[tuple[Any, Any]]:
     """Streams the conversation while the answer grows. The answer goes on when nobody listens any more."""
     turn = await asyncio.to_thread(visit.ask, what)
     if turn is None:
-        yield gr.skip(), visit.panels().notice
+        yield gr.skip(), visit.told()
         return
     async for _ in growth(turn.answer):
         if visit.stream is not None:
-            yield conversation(visit.stream), notice("")
+            yield conversation(visit.stream), visit.told()
 
 
 async def growth(answer: Answer, every_seconds: float = WORDS_SECONDS) -> AsyncIterator[None]:

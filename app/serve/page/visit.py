@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -21,6 +21,8 @@ from vstream.app.serve.stream import Stream, Turn
 SAMPLE = "sample"
 SETTLE_SECONDS = 3.0
 """So long after its last change a part is sent again, in case two messages crossed."""
+KEPT_NOTES = 32
+"""Questions of which a page is told whether they were taken: as many as it may have sent before it hears of one."""
 MAX_VISITS = 1000
 """Open pages. An open one says every second, or at least every minute, that it is there."""
 What = Mapping[str, str]
@@ -83,6 +85,8 @@ class Visit:
         self._hub = hub
         self.stream_id = stream_id
         self._notice, self._note, self._busy, self._acts = "", "", "", 0
+        self._taken: deque[str] = deque(maxlen=KEPT_NOTES)
+        self._refused: deque[str] = deque(maxlen=KEPT_NOTES)
         self._sent: dict[str, tuple[str, float]] = {}
         if self.stream is None:
             self.stream_id = ""
@@ -108,13 +112,16 @@ class Visit:
         yield self.panels(with_shelf=True)
 
     def ask(self, what: What) -> Turn | None:
-        """Asks about a stream; None where that will not do, which is told on the page."""
+        """Asks about a stream; None where that will not do. The page is told which, by the note that it gave along."""
         self._notice = self._note = ""
         try:
-            return self._hub.stream(what.get("stream", "")).ask(what.get("question", ""))
+            turn = self._hub.stream(what.get("stream", "")).ask(what.get("question", ""))
         except (ValueError, RuntimeError, LookupError) as error:
             self._notice = sentence(error)
+            self._refused.append(what.get("note", ""))
             return None
+        self._taken.append(what.get("note", ""))
+        return turn
 
     # What buttons do
 
@@ -157,6 +164,9 @@ class Visit:
     def _delete(self, what: What) -> None:
         self._hub.delete(what["memory"])
 
+    def _heard(self, what: What) -> None:
+        """The sentence about what went wrong was read; `act` has taken it away."""
+
     def _stop(self, what: What) -> None:
         self._hub.stream(what["stream"]).turn(int(what["turn"])).answer.cancel()
 
@@ -177,8 +187,14 @@ class Visit:
             head=chat_head(stream) if stream else "",
             log=conversation(stream) if stream else "",
             shelf=self._shelf(streams) if with_shelf else None,
-            notice=notice(self._notice or self._note, trouble=bool(self._notice)) if stream else notice(""),
+            notice=self.told(),
         )
+
+    def told(self) -> str:
+        """What is said above the question, and which questions were taken or refused."""
+        notes = {"taken": " ".join(self._taken), "refused": " ".join(self._refused)}
+        text = (self._notice or self._note) if self.stream_id else ""
+        return notice(text, trouble=bool(self._notice), **notes)
 
     def news(self) -> Panels:
         """Those panels that have changed within the last seconds."""
@@ -201,6 +217,7 @@ class Visit:
             "stream": stream.id if stream else "",
             "file": "1" if stream and stream.file else "",
             "poster": _poster(stream) if stream else "",
+            "over": "1" if stream and stream.state in OVER else "",
             "streams": " ".join(one.id for one in streams),
             "busy": self._busy,
             "told": "" if stream else self._notice,
@@ -218,11 +235,14 @@ class Visit:
 
 
 def _poster(stream: Stream) -> str:
-    """The time of the newest picture in memory, where none has come since the stream was opened; else ""."""
+    """The time of the newest picture, where no newer one comes or none has come since the opening; else ""."""
     seconds = stream.look().clock_seconds
-    return "" if seconds is None or stream.view.age_seconds is not None else f"{seconds:.3f}"
+    is_live = stream.state not in OVER and stream.view.age_seconds is not None
+    return "" if seconds is None or is_live else f"{seconds:.3f}"
 
 
+OVER = ("over", "memory", "failed", "closed")
+"""States in which nothing new is seen."""
 SLOW = {
     "open": "Opening it; the first time a model is loaded this takes a moment…",
     "resume": "Opening the memory…",
@@ -237,6 +257,7 @@ ACTS = {
     "resume": Visit._resume,
     "rename": Visit._rename,
     "delete": Visit._delete,
+    "heard": Visit._heard,
     "stop": Visit._stop,
 }
 

@@ -37,7 +37,10 @@
     }
     if (camera?.shown && !` ${shown.streams} `.includes(` ${camera.stream} `)) stopCamera();
     if (camera && camera.stream === shown.stream) camera.shown = true;
+    $("to-live").hidden = Boolean(shown.over);
     playLive();
+    if (!moment) $("waiting").textContent = shown.over ? (shown.poster ? "" : NO_PICTURE) : "Waiting for the first picture…";
+    restoreDraft();
   }
   function remember(stream) {
     const url = new URL(location.href);
@@ -62,7 +65,8 @@
 
   // The live view and seeking --------------------------------------------------------------------------------------------
 
-  let moment = null; // what is looked at instead of now: { stream, seconds, key }
+  const NO_PICTURE = "No picture is kept";
+  let moment = null; // what is looked at instead of now: { stream, seconds, key, label, picture }
 
   function playLive() {
     const image = $("live");
@@ -74,6 +78,7 @@
     if (own) $("mine").play().catch(() => {}); // refused where nobody looks; it is tried again at the next change
     if (image.dataset.plays !== wanted) {
       image.dataset.plays = wanted;
+      image.onerror = () => { image.hidden = true; if (shown.poster) $("waiting").textContent = NO_PICTURE; };
       if (wanted) image.src = wanted;
       else image.removeAttribute("src"); // the connection is given back: browsers have only six for a server
     }
@@ -96,8 +101,8 @@
     mark();
     playLive();
   }
-  function seek(seconds, key, label) {
-    moment = { stream: shown.stream, seconds, key, label };
+  function seek(seconds, key, label, picture = "") {
+    moment = { stream: shown.stream, seconds, key, label, picture };
     playLive();
     mark();
     if (shown.file) replay(seconds);
@@ -121,13 +126,31 @@
     else video.onloadedmetadata = jump;
     video.pause();
   }
-  function still() {
-    const image = $("still");
+  async function still() { // the very picture that was clicked, else the nearest that is kept; each says its own time
+    const wanted = moment, image = $("still");
     view("still");
-    image.alt = `The picture of ${clock(moment.seconds)}`;
-    image.onerror = () => ($("moment").textContent = `No picture of ${clock(moment.seconds)} is kept`);
-    $("moment").textContent = [clock(moment.seconds), moment.label].filter(Boolean).join("  ");
-    image.src = `/v1/streams/${moment.stream}/frames/${moment.seconds.toFixed(3)}.jpg`;
+    tell(wanted.seconds);
+    const nearest = `/v1/streams/${wanted.stream}/frames/${wanted.seconds.toFixed(3)}.jpg`;
+    const found = (wanted.picture && (await picture(wanted.picture))) || (await picture(nearest));
+    if (moment !== wanted) return;
+    URL.revokeObjectURL(image.src);
+    if (!found) {
+      image.removeAttribute("src");
+      $("moment").textContent = `No picture of ${clock(wanted.seconds)} is kept`;
+      return;
+    }
+    image.src = URL.createObjectURL(found.blob);
+    tell(found.seconds ?? wanted.seconds);
+  }
+  async function picture(address) { // null where there is none
+    const reply = await fetch(address).catch(() => null);
+    if (!reply?.ok) return null;
+    const said = reply.headers.get("X-Stream-Seconds") ?? reply.headers.get("X-Frame-Seconds");
+    return { blob: await reply.blob(), seconds: said === null ? null : Number(said) };
+  }
+  function tell(seconds) {
+    $("still").alt = `The picture of ${clock(seconds)}`;
+    $("moment").textContent = [clock(seconds), moment.label].filter(Boolean).join("  ");
   }
   function mark() {
     document.querySelectorAll(".evidence button").forEach((one) => { // what the server sends does not know of it
@@ -149,7 +172,7 @@
   }
   function seekButton(button) {
     button.focus();
-    seek(Number(button.dataset.seconds), button.dataset.key, button.dataset.level);
+    seek(Number(button.dataset.seconds), button.dataset.key, button.dataset.level, button.querySelector("img").src);
   }
   let follows = false; // on a phone the page itself scrolls: it follows a new answer until somebody scrolls up
   function follow() {
@@ -311,10 +334,49 @@
 
   // Asking, keys, theme ---------------------------------------------------------------------------------------------------
 
-  function ask(question) {
-    if (question.trim()) act("ask", { stream: shown.stream, question: question.trim() });
+  const waiting = new Map(); // questions that the server has not taken yet, by the note that goes with each
+  let notes = 0;
+  function ask(question) { // stays in the box until the server has taken it
+    const text = question.trim(), box = $("question");
+    if (!text || [...waiting.values()].includes(text)) return;
+    if ("gone" in root.dataset) return void (box.value ||= text);
+    const note = `q${++notes}`;
+    waiting.set(note, text);
+    act("ask", { stream: shown.stream, question: text, note });
+    check(1).then((there) => there || giveBack());
     $("log-box").scrollTop = 0; // its bottom: it is laid out from there
     follows = true;
+  }
+  function giveBack() { // what was asked of a server that is gone can be asked again
+    for (const text of waiting.values()) $("question").value ||= text;
+    waiting.clear();
+  }
+  function told() {
+    const notice = document.querySelector("#told .notice"), box = $("question");
+    const said = (name) => (notice?.dataset[name] || "").split(" ");
+    for (const note of said("taken")) {
+      const text = waiting.get(note);
+      if (text && box.value.trimStart().startsWith(text)) box.value = box.value.trimStart().slice(text.length).trimStart();
+      waiting.delete(note);
+    }
+    for (const note of said("refused")) {
+      if (waiting.has(note)) box.value ||= waiting.get(note);
+      waiting.delete(note);
+    }
+  }
+  let hushed = null;
+  function hush() { // a sentence about what went wrong goes when one types on
+    const trouble = document.querySelector("#told .trouble");
+    if (!trouble || trouble === hushed) return;
+    hushed = trouble;
+    act("act", { do: "heard" });
+  }
+  const DRAFT = "vstream-draft";
+  let draft = sessionStorage.getItem(DRAFT); // what was typed before this page came back by itself
+  sessionStorage.removeItem(DRAFT);
+  function restoreDraft() {
+    if (draft) $("question").value ||= draft;
+    draft = null;
   }
   function theme() {
     const dark = getComputedStyle(root).colorScheme === "dark" ||
@@ -352,9 +414,9 @@
     } else if (event.target.id === "ask-form") {
       event.preventDefault();
       ask($("question").value);
-      $("question").value = "";
     }
   });
+  document.addEventListener("input", (event) => event.target.id === "question" && hush());
   document.addEventListener("change", (event) => {
     if (event.target.id === "upload" && event.target.files.length) {
       upload(event.target.files[0]);
@@ -383,15 +445,21 @@
   // The server, gone and back --------------------------------------------------------------------------------------------
 
   let missed = 0;
-  setInterval(async () => {
+  async function check(most) { // whether it is there; after so many misses the page says that it is not
     try {
       await fetch("/healthz", { cache: "no-store", signal: AbortSignal.timeout(4000) });
-      if ("gone" in root.dataset) location.reload();
+      if ("gone" in root.dataset) {
+        sessionStorage.setItem(DRAFT, $("question").value);
+        location.reload();
+      }
       missed = 0;
+      return true;
     } catch {
-      if (++missed >= 2) root.dataset.gone = "1";
+      if (++missed >= most) root.dataset.gone = "1";
+      return !("gone" in root.dataset);
     }
-  }, 2000);
+  }
+  setInterval(() => check(2).then((there) => there || giveBack()), 2000);
 
-  window.vstreamPage = { connect, sync, mark, follow };
+  window.vstreamPage = { connect, sync, mark, follow, told };
 })();
