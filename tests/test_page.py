@@ -73,11 +73,12 @@ def test_the_map_of_a_long_memory_stays_small_and_shows_what_was_used():
     assert time.perf_counter() - began < 0.2
     assert len(figure) < 20_000
     assert "10000 blocks" in figure
-    assert "used by the last answer" in figure
+    assert "brought back for the last answer" in figure
     used = re.findall(r'class="used" d="([^"]*)"', figure)
     assert [bool(path) for path in used] == [True, False, False], "it is a block of detail"
     assert float(used[0].split()[0][1:]) == pytest.approx(900, abs=5)
-    assert "used by the last answer" not in memory_map(lanes_of(rows_of(*blocks)), [], 40_000.0).replace("; 0 used", "")
+    nothing = memory_map(lanes_of(rows_of(*blocks)), [], 40_000.0)
+    assert "brought back" not in nothing.replace("; 0 brought back for the last answer", "")
 
 
 def test_sizes_are_said_as_people_say_them():

@@ -34,6 +34,7 @@
     if (before !== shown.stream) {
       live();
       remember(shown.stream);
+      if (shown.stream && $("source")) $("source").value = "";
     }
     if (camera?.shown && !` ${shown.streams} `.includes(` ${camera.stream} `)) stopCamera();
     if (camera && camera.stream === shown.stream) camera.shown = true;
@@ -41,6 +42,13 @@
     playLive();
     if (!moment) $("waiting").textContent = shown.over ? (shown.poster ? "" : NO_PICTURE) : "Waiting for the first picture…";
     restoreDraft();
+    explain();
+  }
+  function explain() { // what the chosen model and way to remember are
+    for (const one of document.querySelectorAll("#home .pickers select")) {
+      const about = one.parentElement.querySelector(".about");
+      if (about) about.textContent = one.selectedOptions[0]?.dataset.about || "";
+    }
   }
   function remember(stream) {
     const url = new URL(location.href);
@@ -213,7 +221,7 @@
       const stream = await post("/v1/streams", { source: "push", title: "Webcam", model, preset, keep: Boolean(kept) });
       stopCamera();
       await push(stream.id, media);
-      act("act", { do: "show", stream: stream.id });
+      act("act", { do: "begin", stream: stream.id });
     } catch (error) {
       media?.getTracks().forEach((track) => track.stop());
       say(CAMERA_SENTENCES[error.name] || error.message);
@@ -410,7 +418,10 @@
     if (event.target.id === "open-form") {
       event.preventDefault();
       if ($("source").value.trim()) open($("source").value.trim());
-      else $("source").focus();
+      else {
+        say(`Type what shall be watched: ${$("source").placeholder}.`);
+        $("source").focus();
+      }
     } else if (event.target.id === "ask-form") {
       event.preventDefault();
       ask($("question").value);
@@ -418,6 +429,7 @@
   });
   document.addEventListener("input", (event) => event.target.id === "question" && hush());
   document.addEventListener("change", (event) => {
+    if (within(event, ".pickers")) explain();
     if (event.target.id === "upload" && event.target.files.length) {
       upload(event.target.files[0]);
       event.target.value = "";
