@@ -57,7 +57,8 @@ def memory_map(lanes: Mapping[str, Times], used: Sequence[tuple[float, float]], 
     )
     count = sum(map(len, lanes.values()))
     key = '<span class="key quiet"><i></i>brought back for the last answer</span>' if used else ""
-    caption = f'<span><b>Memory</b> <span class="quiet num">{count} {_blocks(count)}, up to {format_seconds(end_seconds)}</span></span>{key}'
+    size = f"{count} {_blocks(count)}, up to {format_seconds(end_seconds)}"
+    caption = f'<span><b>Memory</b> <span class="quiet num">{size}</span></span>{key}'
     names = "".join(f'<span title="{escape(LEVELS.get(level, ""))}">{escape(level)}</span>' for level in lanes)
     legend = " · ".join(f"{level}: {LEVELS[level]}" for level in ("window", *lanes) if level in LEVELS)
     return (

@@ -43,6 +43,17 @@
     if (!moment) $("waiting").textContent = shown.over ? (shown.poster ? "" : NO_PICTURE) : "Waiting for the first picture…";
     restoreDraft();
     explain();
+    showTab();
+  }
+  let tab = null; // the one that was last brought into sight
+  function showTab() {
+    const current = document.querySelector('.tab[aria-current="true"]');
+    const stream = current?.dataset.stream || "";
+    if (stream === shown.stream && stream !== tab) {
+      tab = stream;
+      current?.scrollIntoView({ block: "nearest", inline: "nearest" });
+    }
+    if (!shown.stream) tab = null;
   }
   function explain() { // what the chosen model and way to remember are
     for (const one of document.querySelectorAll("#home .pickers select")) {
