@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from vstream.app.serve.hub import Hub
     from vstream.app.serve.uploads import Uploads
 
-SYNTHETIC = "sample, or lavfi:testsrc2=rate=10,realtime"
+SYNTHETIC = "sample, or lavfi:testsrc2,realtime"
 TICK_SECONDS = 1.0
 WORDS_SECONDS = 0.15
 """A growing answer is sent at most so often."""

@@ -34,6 +34,10 @@
     if (before !== shown.stream) {
       live();
       remember(shown.stream);
+      opens = Boolean(shown.stream);
+      setTimeout(() => { // the conversation came with it, or comes next
+        if (opens && document.querySelector(".turn")) toNewest();
+      }, 200);
       if (shown.stream && $("source")) $("source").value = "";
     }
     if (camera?.shown && !` ${shown.streams} `.includes(` ${camera.stream} `)) stopCamera();
@@ -97,7 +101,11 @@
     if (own) $("mine").play().catch(() => {}); // refused where nobody looks; it is tried again at the next change
     if (image.dataset.plays !== wanted) {
       image.dataset.plays = wanted;
-      image.onerror = () => { image.hidden = true; if (shown.poster) $("waiting").textContent = NO_PICTURE; };
+      image.onerror = () => {
+        if (!shown.poster) return;
+        image.hidden = true;
+        if (shown.over) $("waiting").textContent = NO_PICTURE;
+      };
       if (wanted) image.src = wanted;
       else image.removeAttribute("src"); // the connection is given back: browsers have only six for a server
     }
@@ -126,6 +134,7 @@
     mark();
     if (shown.file) replay(seconds);
     else still();
+    if (scrolls()) $("stage-box").scrollIntoView({ block: "nearest" });
   }
   function replay(seconds) {
     const video = $("replay");
@@ -194,9 +203,17 @@
     seek(Number(button.dataset.seconds), button.dataset.key, button.dataset.level, button.querySelector("img").src);
   }
   let follows = false; // on a phone the page itself scrolls: it follows a new answer until somebody scrolls up
+  const scrolls = () => getComputedStyle($("log-box")).overflowY === "visible";
+  let opens = false; // a conversation that was just opened is shown from its newest question
+  function toNewest() {
+    opens = false;
+    const newest = [...document.querySelectorAll(".turn")].at(-1);
+    if (newest && scrolls()) setTimeout(() => newest.scrollIntoView({ block: "start" }), 50); // it is laid out by then
+  }
   function follow() {
     mark();
-    if (follows && getComputedStyle($("log-box")).overflowY === "visible") window.scrollTo(0, root.scrollHeight);
+    if (follows && scrolls()) window.scrollTo(0, root.scrollHeight);
+    if (opens && document.querySelector(".turn")) toNewest();
   }
   window.addEventListener("wheel", () => (follows = false), { passive: true });
   window.addEventListener("touchmove", () => (follows = false), { passive: true });
@@ -357,6 +374,7 @@
   let notes = 0;
   function ask(question) { // stays in the box until the server has taken it
     const text = question.trim(), box = $("question");
+    opens = false;
     if (!text || [...waiting.values()].includes(text)) return;
     if ("gone" in root.dataset) return void (box.value ||= text);
     const note = `q${++notes}`;
