@@ -73,11 +73,12 @@ def test_the_map_of_a_long_memory_stays_small_and_shows_what_was_used():
     assert time.perf_counter() - began < 0.2
     assert len(figure) < 20_000
     assert "10000 blocks" in figure
-    assert "used by the last answer" in figure
+    assert "brought back for the last answer" in figure
     used = re.findall(r'class="used" d="([^"]*)"', figure)
     assert [bool(path) for path in used] == [True, False, False], "it is a block of detail"
     assert float(used[0].split()[0][1:]) == pytest.approx(900, abs=5)
-    assert "used by the last answer" not in memory_map(lanes_of(rows_of(*blocks)), [], 40_000.0).replace("; 0 used", "")
+    nothing = memory_map(lanes_of(rows_of(*blocks)), [], 40_000.0)
+    assert "brought back" not in nothing.replace("; 0 brought back for the last answer", "")
 
 
 def test_sizes_are_said_as_people_say_them():
@@ -277,6 +278,17 @@ def test_a_video_is_uploaded_and_watched_as_one_chose(page, tmp_path):
     page.wait_for_function("document.getElementById('live').naturalWidth > 0")
 
 
+SAME_PICTURE = """() => {
+  const [clicked, shown] = [".evidence img", "#still"].map((name) => {
+    const image = document.querySelector(name), canvas = document.createElement("canvas");
+    Object.assign(canvas, { width: image.naturalWidth, height: image.naturalHeight });
+    canvas.getContext("2d").drawImage(image, 0, 0);
+    return canvas.toDataURL();
+  });
+  return clicked === shown;
+}"""
+
+
 @pytest.mark.slow
 def test_the_webcam_is_watched_and_asked_about(page):
     page.click("text=Use this webcam")
@@ -285,11 +297,75 @@ def test_the_webcam_is_watched_and_asked_about(page):
     page.wait_for_function("document.querySelectorAll('#map-svg .block-bin[d*=M]').length > 0")
     assert "cat" in ask(page, "What animal is shown?").lower()
     page.wait_for_function("[...document.querySelectorAll('.evidence img')].some(image => image.naturalWidth > 0)")
-    page.locator(".evidence button").first.click()
+    evidence = page.locator(".evidence button").first
+    evidence.click()
     page.wait_for_function("document.getElementById('still').naturalWidth > 0")
     assert page.locator("#still").is_visible()
+    assert page.evaluate(SAME_PICTURE), "the very picture that was clicked"
+    assert page.locator("#moment").inner_text().split()[0] == evidence.locator("b").inner_text()
     page.click("#back")
     assert page.locator("#mine").is_visible()
+
+
+LONG = "1 a " * 500
+"""More tokens than a question may have."""
+
+
+@pytest.mark.slow
+def test_a_question_that_is_not_taken_stays_in_its_box(page):
+    watch_sample(page)
+    ask(page, "What drink is shown?")
+    page.wait_for_function("document.getElementById('question').value == ''")
+    page.fill("#question", LONG)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#told .trouble")
+    assert page.input_value("#question") == LONG
+    page.keyboard.type("x")
+    page.wait_for_selector("#told .trouble", state="detached")
+
+    page.fill("#question", "What is shown now?")
+    page.context.set_offline(True)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#gone", state="visible")
+    assert page.input_value("#question") == "What is shown now?"
+    box = page.locator("#ask-box").bounding_box()
+    assert box["y"] + box["height"] <= DESKTOP["height"]
+    assert not page.locator(".over [role=status]").is_visible()
+    with page.expect_event("domcontentloaded"):
+        page.context.set_offline(False)
+    page.wait_for_function("document.getElementById('question')?.value == 'What is shown now?'")
+    assert page.locator(".turn").count() == 1
+
+
+@pytest.mark.slow
+def test_what_is_over_shows_its_newest_picture(page):
+    page.fill("#source", "lavfi:testsrc2=duration=3:rate=5")
+    page.click("#open-form button:enabled")
+    page.wait_for_selector(".over >> text=Seen to its end")
+    page.reload(wait_until="domcontentloaded")
+    page.wait_for_function("document.getElementById('live')?.naturalWidth > 0")
+    assert "/frames/" in page.locator("#live").get_attribute("src")
+    assert page.locator("#waiting").text_content() == ""
+    page.click("#map-svg")
+    assert page.locator("#back").inner_text().split() == ["Back", "Esc"]
+
+
+@pytest.mark.slow
+def test_streams_of_one_name_are_told_apart_and_say_that_they_are_not_saved(page):
+    watch_sample(page)
+    page.click(".brand")
+    page.wait_for_selector("#home h1", state="visible")
+    watch_sample(page)
+    page.wait_for_selector(".chat-head h2:has-text('Sample 2')")
+    page.click(".brand")
+    memory = page.locator(".memory", has_text="Sample 2")
+    memory.wait_for()
+    assert "not saved" in memory.inner_text()
+    memory.locator("text=Keep").click()
+    page.wait_for_function("!document.querySelector('.memory').innerText.includes('not saved')")
+    memory.locator("text=Delete").click()
+    page.click("#delete-dialog .danger")
+    memory.wait_for(state="detached")
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from vstream.app.serve.library import without_folders
 from vstream.app.serve.page.html import button, data
+from vstream.app.serve.page.words import LEVELS, model_about
 from vstream.app.view import ordinal
 from vstream.types import format_seconds
 
@@ -39,9 +40,15 @@ def _empty(stream: Stream) -> str:
     asks = "".join(button(question, "ask", question=question) for question in questions)
     return (
         '<div id="log" class="empty"><h3>Ask at any moment</h3>'
-        '<p class="quiet">The watching goes on meanwhile. Every answer shows the moments it comes from.</p>'
+        '<p class="quiet">The watching goes on meanwhile. Every answer shows what it looked at.</p>'
+        f"{_about_model(stream.card.model)}"
         f'<div class="asks">{asks}</div></div>'
     )
+
+
+def _about_model(name: str) -> str:
+    about = model_about(name)
+    return f'<p class="quiet small">{escape(name)}: {escape(about)}</p>' if about else ""
 
 
 def turn_html(stream_id: str, turn: Turn) -> str:
@@ -88,15 +95,17 @@ def evidence_strip(stream_id: str, turn: Turn) -> str:
     pictures = [_thumbnail(stream_id, turn.number, *found) for found in best_evidence(turn.answer)]
     if not pictures:
         return ""
-    return f'<div class="evidence" role="group" aria-label="Evidence">{"".join(pictures)}</div>'
+    strip = f'<div class="evidence" role="group" aria-label="Looked at">{"".join(pictures)}</div>'
+    return f'<div class="looked"><p class="label">looked at</p>{strip}</div>'
 
 
 def _thumbnail(stream_id: str, number: int, index: int, evidence: Evidence) -> str:
     seconds = moment_of(evidence)
     time, level = format_seconds(seconds), LEVEL_NAMES.get(evidence.level, evidence.level)
+    hint = escape(LEVELS.get(evidence.level, ""))
     values = {"do": "seek", "seconds": f"{seconds:.3f}", "key": f"{stream_id}-{number}-{index}", "level": level}
     return (
-        f'<button type="button"{data(values)} aria-label="Show {time}{f", {level}" if level else ""}">'
+        f'<button type="button"{data(values)} title="{hint}" aria-label="Show {time}{f", {level}" if level else ""}">'
         f'<img src="/v1/streams/{stream_id}/turns/{number}/evidence/{index}.jpg" alt="What was seen at {time}" '
         f'width="104" height="64"><span class="cap"><b>{time}</b>{escape(level)}</span></button>'
     )
@@ -111,7 +120,7 @@ def _foot(stream_id: str, turn: Turn) -> str:
     parts: Sequence[str] = (
         "stopped" if answer.cancelled else "",
         "cut at its longest" if answer.finish_reason == "length" else "",
-        f"first word after {answer.ttft_seconds:.1f} s" if answer.ttft_seconds is not None else "",
+        f"first word after {answer.ttft_seconds:.1f} s" if turn.asked_at is not None and answer.ttft_seconds else "",
     )
     return f'<p class="foot num">{" · ".join(filter(None, parts))}</p>'
 

@@ -9,11 +9,12 @@ import base64
 import json
 import math
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from vstream.app.serve.library import without_folders
-from vstream.app.serve.page.chat import moment_of
+from vstream.app.serve.page.chat import LEVEL_NAMES, moment_of
 from vstream.types import format_seconds
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def to_json(stream: Stream) -> str:
     return json.dumps(
         {
             "title": card.title, "source": card.source, "model": card.model, "preset": card.preset,
+            "created": card.created,
             "conversation": [_turn(stream, turn) for turn in stream.turns],
         }, indent=2, ensure_ascii=False,
     )  # fmt: skip
@@ -42,7 +44,7 @@ def _turn(stream: Stream, turn: Turn) -> dict[str, Any]:
         "error": without_folders(str(answer.error)) if answer.error else None,
         "asked_at": None if turn.asked_at is None else datetime.fromtimestamp(turn.asked_at, UTC).isoformat(),
         "asked_at_seconds": answer.asked_at_seconds,
-        "evidence": [_evidence(stream, evidence) for evidence in answer.evidence],
+        "evidence": [_evidence(stream, evidence) for evidence in in_time(answer.evidence)],
     }
 
 
@@ -69,6 +71,7 @@ def to_markdown(stream: Stream) -> str:
     """The whole conversation as a text with pictures."""
     card = stream.card
     about = f"{_plain(card.source)}, watched by vstream with {card.model}"
+    about += f", begun {datetime.fromisoformat(card.created).astimezone():%Y-%m-%d %H:%M %Z}"
     return "\n\n".join([f"# {_plain(card.title)}", about, *(_section(stream, turn) for turn in stream.turns)]) + "\n"
 
 
@@ -76,18 +79,28 @@ def _section(stream: Stream, turn: Turn) -> str:
     answer = turn.answer
     at = "" if answer.asked_at_seconds is None else f" (asked at {format_seconds(answer.asked_at_seconds)})"
     said = f"No answer: {without_folders(str(answer.error))}" if answer.error else answer.text_so_far.strip()
-    shown = [_shown(stream, evidence) for evidence in answer.evidence]
-    return "\n\n".join([f"## {_plain(answer.question)}{at}", _plain(said), *(["Evidence:"] if shown else []), *shown])
+    shown = [_shown(stream, evidence) for evidence in in_time(answer.evidence)]
+    return "\n\n".join([f"## {_plain(answer.question)}{at}", _plain(said), *(["Looked at:"] if shown else []), *shown])
 
 
 def _shown(stream: Stream, evidence: Evidence) -> str:
     picture, seconds = _picture_of(stream, evidence)
-    span = f"{format_seconds(evidence.start_seconds)} to {format_seconds(evidence.end_seconds)}"
-    line = f"- {span}{f', {evidence.level}' if evidence.level else ''}"
+    span, level = _span(evidence), LEVEL_NAMES.get(evidence.level, evidence.level)
+    line = f"- {span}{f', {level}' if level else ''}"
     if not picture:
         return line
     name = f"picture at {format_seconds(seconds or 0.0)}"
     return f"{line}\n\n  ![{name}](data:image/jpeg;base64,{base64.b64encode(picture).decode()})"
+
+
+def _span(evidence: Evidence) -> str:
+    start, end = format_seconds(evidence.start_seconds), format_seconds(evidence.end_seconds)
+    return start if start == end else f"{start} to {end}"
+
+
+def in_time(evidence: Sequence[Evidence]) -> list[Evidence]:
+    """In the order of the stream's time."""
+    return sorted(evidence, key=lambda one: (one.start_seconds, one.end_seconds))
 
 
 def _plain(text: str) -> str:

@@ -7,6 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from vstream.app.serve.library import without_folders
+from vstream.app.serve.page.words import TIERS
 from vstream.app.view import MIB, format_wall
 from vstream.types import format_seconds
 
@@ -17,11 +18,12 @@ if TYPE_CHECKING:
 
 STALE_SECONDS = 5.0
 TIER_NAMES = {"host": "RAM"}
+TIERS_SAID = {TIER_NAMES.get(tier, tier): text for tier, text in TIERS.items()}
 
 
 def gauges(look: Look, answers: Sequence[Answer]) -> str:
     """Five quiet tiles."""
-    first = next((one.ttft_seconds for one in reversed(answers) if one.ttft_seconds is not None), None)
+    first = next((one.ttft_seconds for one in reversed(answers) if one.ttft_seconds), None)
     speed = next((one.tokens_per_second for one in reversed(answers) if one.tokens_per_second is not None), None)
     tiles = [
         _tile("Watching", [_number(None if look.over else look.encoded_per_second, 1, "fps")], "Frames a second"),
@@ -43,7 +45,9 @@ def _tiers(look: Look) -> list[tuple[str, str]]:
 
 
 def _tile(name: str, values: Sequence[tuple[str, str]], title: str) -> str:
-    said = " ".join(f"{value} <small>{unit}</small>" for value, unit in values)
+    said = " ".join(
+        f'{value} <small title="{escape(TIERS_SAID.get(unit, ""))}">{unit}</small>' for value, unit in values
+    )
     return f'<div class="tile" title="{escape(title)}"><dt>{name}</dt><dd>{said}</dd></div>'
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -30,9 +30,12 @@ def data(values: Mapping[str, object]) -> str:
     return "".join(f' data-{name}="{escape(str(value))}"' for name, value in values.items() if value not in (None, ""))
 
 
-def options(names: tuple[str, ...], labels: Mapping[str, str]) -> str:
-    """`<option>` elements, the first one chosen."""
-    return "".join(f'<option value="{escape(name)}">{escape(labels.get(name, name))}</option>' for name in names)
+def options(names: Sequence[str], labels: Mapping[str, str], about: Callable[[str], str]) -> str:
+    """`<option>` elements, the first one chosen; page.js shows what the chosen one is about."""
+    return "".join(
+        f'<option value="{escape(name)}"{data({"about": about(name)})}>{escape(labels.get(name, name))}</option>'
+        for name in names
+    )
 
 
 def button(text: str, do: str, *, kind: str = "", **values: object) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from vstream.app.serve.page.words import LEVELS
 from vstream.memory.levels import LEVEL_NAMES, SINK
 from vstream.types import format_seconds
 
@@ -55,12 +56,15 @@ def memory_map(lanes: Mapping[str, Times], used: Sequence[tuple[float, float]], 
         f'<rect id="needle" x="0" y="-2" width="2" height="{height}" visibility="hidden"/></svg>'
     )
     count = sum(map(len, lanes.values()))
-    key = '<span class="key quiet"><i></i>used by the last answer</span>' if used else ""
-    caption = f'<span><b>Memory</b> <span class="quiet num">{count} {_blocks(count)}</span></span>{key}'
-    names = "".join(f"<span>{escape(level)}</span>" for level in lanes)
+    key = '<span class="key quiet"><i></i>brought back for the last answer</span>' if used else ""
+    size = f"{count} {_blocks(count)}, up to {format_seconds(end_seconds)}"
+    caption = f'<span><b>Memory</b> <span class="quiet num">{size}</span></span>{key}'
+    names = "".join(f'<span title="{escape(LEVELS.get(level, ""))}">{escape(level)}</span>' for level in lanes)
+    legend = " · ".join(f"{level}: {LEVELS[level]}" for level in ("window", *lanes) if level in LEVELS)
     return (
         f'<figure class="map"><figcaption>{caption}</figcaption><div class="rows"><div class="names">{names}</div>'
-        f'{svg}<div class="ticks num" aria-hidden="true">{_ticks(end)}</div></div></figure>'
+        f'{svg}<div class="ticks num" aria-hidden="true">{_ticks(end)}</div></div>'
+        f'<p class="legend">{escape(legend)}</p></figure>'
     )
 
 
@@ -108,16 +112,18 @@ def _bars(wanted: npt.NDArray[np.bool_], top: int) -> str:
 
 
 def _ticks(end: float) -> str:
-    """Up to seven times below the lanes; none so near the end that it would touch it."""
+    """Up to seven times below the lanes; the end's own only where there is room for it."""
     step = next((step for step in STEPS_SECONDS if end / step <= 6), end / 6)
-    times = [time for time in np.arange(0, end, step) if end - time > 0.14 * end]
+    times = np.arange(0, end, step)
     marks = [f'<span style="left:{100 * time / end:.2f}%">{format_seconds(time)}</span>' for time in times]
-    return "".join(marks) + f'<span style="left:100%">{format_seconds(end)}</span>'
+    if end - times[-1] > 0.14 * end:
+        marks.append(f'<span class="end" style="left:100%">{format_seconds(end)}</span>')
+    return "".join(marks)
 
 
 def _summary(lanes: Mapping[str, Times], num_used: int) -> str:
     said = ", ".join(f"{len(times)} {_blocks(len(times))} in {escape(level)}" for level, times in lanes.items())
-    return f"Memory map: {said}; {num_used} used by the last answer"
+    return f"Memory map: {said}; {num_used} brought back for the last answer"
 
 
 def _blocks(count: int) -> str:

@@ -20,6 +20,7 @@ from vstream.app.serve.page.chat import conversation
 from vstream.app.serve.page.html import filled, options, static
 from vstream.app.serve.page.routes import router
 from vstream.app.serve.page.visit import Panels, Visit, Visits, What
+from vstream.app.serve.page.words import OWN_PRESET, model_about, preset_about
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from vstream.app.serve.hub import Hub
     from vstream.app.serve.uploads import Uploads
 
+SYNTHETIC = "sample, or lavfi:testsrc2,realtime"
 TICK_SECONDS = 1.0
 WORDS_SECONDS = 0.15
 """A growing answer is sent at most so often."""
@@ -56,7 +58,7 @@ def mount_page(app: FastAPI, hub: Hub, policy: SourcePolicy, uploads: Uploads | 
         uploads: None where the server takes none.
     """
     app.include_router(router(hub))
-    page = build(hub, policy.describe(), takes_uploads=uploads is not None)
+    page = build(hub, policy.describe(), example(policy, uploads), takes_uploads=uploads is not None)
     theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"])
     head = f"<style>{static('page.css')}</style><script>{static('page.js')}</script>"
     mounted: FastAPI = gr.mount_gradio_app(
@@ -66,8 +68,16 @@ def mount_page(app: FastAPI, hub: Hub, policy: SourcePolicy, uploads: Uploads | 
     return mounted
 
 
-def build(hub: Hub, may_open: str, *, takes_uploads: bool = True) -> gr.Blocks:
-    """The page, not mounted yet; `may_open` says what sources there are.
+def example(policy: SourcePolicy, uploads: Uploads | None) -> str:
+    """What may be typed as a source here: nothing that would be refused."""
+    folders = policy.folders[:-1] if uploads is not None else policy.folders
+    given = ["a file, a folder of pictures"] * bool(folders) + [f"rtsp://{host.text}/…" for host in policy.hosts[:1]]
+    given += policy.cameras[:1]
+    return ", ".join(given) if given else SYNTHETIC
+
+
+def build(hub: Hub, may_open: str, example: str = "sample", *, takes_uploads: bool = True) -> gr.Blocks:
+    """The page, not mounted yet; `may_open` says what sources there are, `example` what may be typed.
 
     What a page shows is kept in `Visits`: with a `gr.State` each page would hold a connection open (a heartbeat), and
     browsers have six for a server.
@@ -75,7 +85,7 @@ def build(hub: Hub, may_open: str, *, takes_uploads: bool = True) -> gr.Blocks:
     visits = Visits()
     page: gr.Blocks = gr.Blocks(title="vstream", analytics_enabled=False, fill_width=True)
     with page:
-        panels = _lay_out(_begin(hub, may_open, takes_uploads))
+        panels = _lay_out(_begin(hub, may_open, example, takes_uploads))
         everything = list(panels)
 
         def load(request: gr.Request) -> tuple[Any, ...]:
@@ -110,13 +120,14 @@ def _html(value: str = "", **more: Any) -> gr.HTML:
     return gr.HTML(value, apply_default_css=False, **{"js_on_load": None, **more})
 
 
-def _begin(hub: Hub, may_open: str, takes_uploads: bool) -> str:
+def _begin(hub: Hub, may_open: str, example: str, takes_uploads: bool) -> str:
     """What is seen first."""
     return filled(
         "home.html",
-        models=options(hub.models, {}),
-        presets=options(("", *hub.presets), {"": "the model's own"}),
+        models=options(hub.models, {}, model_about),
+        presets=options(("", *hub.presets), {"": OWN_PRESET}, preset_about),
         may_open=escape(may_open),
+        example=escape(example),
         no_uploads="" if takes_uploads else "hidden",
     )
 

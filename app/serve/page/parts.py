@@ -67,11 +67,10 @@ def chat_head(stream: Stream) -> str:
 
 
 def shelf(memories: Sequence[Kept], open_ids: frozenset[str]) -> str:
-    """The memories on disk, each with what can be done with it; "" where there are none."""
-    kept = [memory for memory in memories if memory.card.kept or memory.card.id not in open_ids]
-    if not kept:
+    """The memories on disk, each with what can be done with it; those not kept say so. "" for none."""
+    if not memories:
         return ""
-    items = "".join(_memory(memory, memory.card.id in open_ids) for memory in kept)
+    items = "".join(_memory(memory, memory.card.id in open_ids) for memory in memories)
     return f'<section class="shelf" aria-label="Memories"><h2>Memories</h2><ul>{items}</ul></section>'
 
 
@@ -81,13 +80,15 @@ def _memory(memory: Kept, is_open: bool) -> str:
     turns = f"{memory.turns} question{'s' * (memory.turns != 1)}"
     source = Path(card.source).name if card.source.startswith("/") else card.source
     facts = [escape(source), span, turns, size(memory.num_bytes), _day(card.created)]
+    facts += ["not saved"] * (not card.kept)
+    keep = "" if card.kept else button("Keep", "keep", kind="slight", stream=card.id)
     resume = button("Show", "show", kind="slight", stream=card.id) if is_open else ""
     resume = resume or button("Resume", "resume", kind="slight", memory=card.id)
     rename = button("Rename", "rename", kind="slight", memory=card.id, title=card.title)
     delete = button("Delete", "delete", kind="slight", memory=card.id, title=card.title)
     return (
         f'<li class="memory"><div><b>{escape(card.title)}</b><p class="quiet small num">{" · ".join(facts)}</p></div>'
-        f'<div class="acts">{resume}{rename}{delete}</div></li>'
+        f'<div class="acts">{resume}{keep}{rename}{delete}</div></li>'
     )
 
 

@@ -6,11 +6,12 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
+from itertools import count
 from typing import NamedTuple
 
 from vstream.app.serve.errors import told
 from vstream.app.serve.hub import Hub
-from vstream.app.serve.library import UnknownStreamError, without_folders
+from vstream.app.serve.library import MAX_TITLE, UnknownStreamError, title_of, without_folders
 from vstream.app.serve.page.chat import conversation
 from vstream.app.serve.page.gauges import gauges, overlay
 from vstream.app.serve.page.html import data, notice
@@ -135,6 +136,16 @@ class Visit:
             kept=bool(what.get("kept")),
             realtime=source == SAMPLE or what.get("pace") == "play",
         )
+        self._begin({"stream": stream.id})
+
+    def _begin(self, what: What) -> None:
+        """Shows a stream that was just opened; of several with one name the later ones get a number."""
+        stream = self._hub.stream(what["stream"])
+        title = stream.card.title
+        others = {one.card.title for one in self._hub.streams() if one.id != stream.id}
+        if title in others:
+            number = next(number for number in count(2) if f"{title} {number}" not in others)
+            self._hub.rename(stream.id, title_of(f"{title[: MAX_TITLE - 5]} {number}"))
         self.stream_id = stream.id
 
     def _show(self, what: What) -> None:
@@ -182,7 +193,7 @@ class Visit:
             state=self._state(stream, streams),
             top=top(streams, stream.id if stream else ""),
             overlay=overlay(stream, look) if stream and look else "",
-            gauges=gauges(look, [turn.answer for turn in turns]) if look else "",
+            gauges=gauges(look, [turn.answer for turn in turns if turn.asked_at is not None]) if look else "",
             map=self._map(stream) if stream else "",
             head=chat_head(stream) if stream else "",
             log=conversation(stream) if stream else "",
@@ -249,6 +260,7 @@ SLOW = {
 }
 ACTS = {
     "open": Visit._open,
+    "begin": Visit._begin,
     "show": Visit._show,
     "home": Visit._home,
     "close": Visit._close,

@@ -34,6 +34,11 @@
     if (before !== shown.stream) {
       live();
       remember(shown.stream);
+      opens = Boolean(shown.stream);
+      setTimeout(() => { // the conversation came with it, or comes next
+        if (opens && document.querySelector(".turn")) toNewest();
+      }, 200);
+      if (shown.stream && $("source")) $("source").value = "";
     }
     if (camera?.shown && !` ${shown.streams} `.includes(` ${camera.stream} `)) stopCamera();
     if (camera && camera.stream === shown.stream) camera.shown = true;
@@ -41,6 +46,24 @@
     playLive();
     if (!moment) $("waiting").textContent = shown.over ? (shown.poster ? "" : NO_PICTURE) : "Waiting for the first picture…";
     restoreDraft();
+    explain();
+    showTab();
+  }
+  let tab = null; // the one that was last brought into sight
+  function showTab() {
+    const current = document.querySelector('.tab[aria-current="true"]');
+    const stream = current?.dataset.stream || "";
+    if (stream === shown.stream && stream !== tab) {
+      tab = stream;
+      current?.scrollIntoView({ block: "nearest", inline: "nearest" });
+    }
+    if (!shown.stream) tab = null;
+  }
+  function explain() { // what the chosen model and way to remember are
+    for (const one of document.querySelectorAll("#home .pickers select")) {
+      const about = one.parentElement.querySelector(".about");
+      if (about) about.textContent = one.selectedOptions[0]?.dataset.about || "";
+    }
   }
   function remember(stream) {
     const url = new URL(location.href);
@@ -78,7 +101,11 @@
     if (own) $("mine").play().catch(() => {}); // refused where nobody looks; it is tried again at the next change
     if (image.dataset.plays !== wanted) {
       image.dataset.plays = wanted;
-      image.onerror = () => { image.hidden = true; if (shown.poster) $("waiting").textContent = NO_PICTURE; };
+      image.onerror = () => {
+        if (!shown.poster) return;
+        image.hidden = true;
+        if (shown.over) $("waiting").textContent = NO_PICTURE;
+      };
       if (wanted) image.src = wanted;
       else image.removeAttribute("src"); // the connection is given back: browsers have only six for a server
     }
@@ -107,6 +134,7 @@
     mark();
     if (shown.file) replay(seconds);
     else still();
+    if (scrolls()) $("stage-box").scrollIntoView({ block: "nearest" });
   }
   function replay(seconds) {
     const video = $("replay");
@@ -175,9 +203,17 @@
     seek(Number(button.dataset.seconds), button.dataset.key, button.dataset.level, button.querySelector("img").src);
   }
   let follows = false; // on a phone the page itself scrolls: it follows a new answer until somebody scrolls up
+  const scrolls = () => getComputedStyle($("log-box")).overflowY === "visible";
+  let opens = false; // a conversation that was just opened is shown from its newest question
+  function toNewest() {
+    opens = false;
+    const newest = [...document.querySelectorAll(".turn")].at(-1);
+    if (newest && scrolls()) setTimeout(() => newest.scrollIntoView({ block: "start" }), 50); // it is laid out by then
+  }
   function follow() {
     mark();
-    if (follows && getComputedStyle($("log-box")).overflowY === "visible") window.scrollTo(0, root.scrollHeight);
+    if (follows && scrolls()) window.scrollTo(0, root.scrollHeight);
+    if (opens && document.querySelector(".turn")) toNewest();
   }
   window.addEventListener("wheel", () => (follows = false), { passive: true });
   window.addEventListener("touchmove", () => (follows = false), { passive: true });
@@ -213,7 +249,7 @@
       const stream = await post("/v1/streams", { source: "push", title: "Webcam", model, preset, keep: Boolean(kept) });
       stopCamera();
       await push(stream.id, media);
-      act("act", { do: "show", stream: stream.id });
+      act("act", { do: "begin", stream: stream.id });
     } catch (error) {
       media?.getTracks().forEach((track) => track.stop());
       say(CAMERA_SENTENCES[error.name] || error.message);
@@ -338,6 +374,7 @@
   let notes = 0;
   function ask(question) { // stays in the box until the server has taken it
     const text = question.trim(), box = $("question");
+    opens = false;
     if (!text || [...waiting.values()].includes(text)) return;
     if ("gone" in root.dataset) return void (box.value ||= text);
     const note = `q${++notes}`;
@@ -410,7 +447,10 @@
     if (event.target.id === "open-form") {
       event.preventDefault();
       if ($("source").value.trim()) open($("source").value.trim());
-      else $("source").focus();
+      else {
+        say(`Type what shall be watched: ${$("source").placeholder}.`);
+        $("source").focus();
+      }
     } else if (event.target.id === "ask-form") {
       event.preventDefault();
       ask($("question").value);
@@ -418,6 +458,7 @@
   });
   document.addEventListener("input", (event) => event.target.id === "question" && hush());
   document.addEventListener("change", (event) => {
+    if (within(event, ".pickers")) explain();
     if (event.target.id === "upload" && event.target.files.length) {
       upload(event.target.files[0]);
       event.target.value = "";
