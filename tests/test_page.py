@@ -18,6 +18,7 @@ from browsers import arguments, require_chromium, vstream_serve, write_y4m
 from fastapi import FastAPI
 from PIL import Image
 from servers import TOKEN, serving
+from videos import write_video
 
 from vstream.app.serve.allowed import SourcePolicy
 from vstream.app.serve.hub import Hub
@@ -338,8 +339,10 @@ def test_a_question_that_is_not_taken_stays_in_its_box(page):
 
 
 @pytest.mark.slow
-def test_what_is_over_shows_its_newest_picture(page):
-    page.fill("#source", "lavfi:testsrc2=duration=3:rate=5")
+def test_what_is_over_shows_its_newest_picture(page, folder):
+    short = folder / "videos" / "short.mp4"
+    write_video(short, [k / 5 for k in range(20)])
+    page.fill("#source", str(short))
     page.click("#open-form button:enabled")
     page.wait_for_selector(".over >> text=Seen to its end")
     page.reload(wait_until="domcontentloaded")
