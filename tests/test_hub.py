@@ -88,6 +88,9 @@ def test_what_is_kept_is_resumed_with_its_conversation(hub: Hub, video: Path, tm
     again = hub.resume(stream.id)
     assert again.id == stream.id
     assert [(turn.answer.question, turn.answer.text_so_far) for turn in again.turns] == [("what is there now?", said)]
+    earlier = again.turns[0].answer
+    assert earlier.ttft_seconds is None
+    assert all(one.level and one.picture_seconds is not None for one in earlier.evidence)
     assert answered(again.ask("what is there now?")) == said
     assert [turn.number for turn in again.turns] == [1, 2]
 
