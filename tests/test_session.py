@@ -160,7 +160,9 @@ def test_the_dialogue_comes_back(tmp_path: Path) -> None:
             "question": QUESTION,
             "answer": answer.text(),
             "asked_at_seconds": seconds,
-            "evidence": [[one.start_seconds, one.end_seconds] for one in answer.evidence],
+            "evidence": [
+                [one.start_seconds, one.end_seconds, one.level, one.picture_seconds] for one in answer.evidence
+            ],
         }
         for answer, seconds in ((early, 10.0), (last, 29.0))
     ]
