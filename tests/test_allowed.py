@@ -89,7 +89,7 @@ def test_a_refused_path_does_not_tell_whether_it_exists(videos: Path, video: Pat
         said = [refusal(policy, str(path)) for path in (there, missing)]
         neutral = [text.replace(repr(str(path)), "PATH") for text, path in zip(said, (there, missing), strict=True)]
         assert neutral[0].split("--allow")[0] == neutral[1].split("--allow")[0]
-        assert f"the sample, uploads, synthetic cameras, {videos}" in said[0]
+        assert f"the sample, uploads, synthetic cameras and {videos}" in said[0]
     assert f"--allow {video.parent}" in refusal(policy, str(video))
     with open_source(videos / "link.mp4", max_side=64) as followed:
         assert followed.name == "link.mp4", "without the policy the link leads out"

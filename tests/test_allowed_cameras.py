@@ -30,6 +30,8 @@ from vstream.sources.base import Source
 from vstream.sources.relay import Answers, CameraRefused, Relay
 from vstream.types import Frame
 
+pytestmark = pytest.mark.slow
+
 SDP = (
     "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\n{base}t=0 0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n{track}"
 )

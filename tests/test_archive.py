@@ -36,6 +36,8 @@ from vstream.memory.records import Part, encode_meta, page_key
 from vstream.memory.store import BlockStore
 from vstream.memory.tree import TreeFile
 
+pytestmark = pytest.mark.slow
+
 VSTREAM = Path(sys.executable).with_name("vstream")
 SAMPLE = Path(__file__).parents[1] / "samples" / "sample.mp4"
 RANDOM = ["--model", "random", "--threads", "1"]

@@ -36,6 +36,8 @@ from vstream.app.serve.server import build_app
 from vstream.app.serve.stopping import Stopping
 from vstream.app.serve.uploads import Uploads
 
+pytestmark = pytest.mark.slow
+
 OPEN = {"/healthz", "/readyz"}
 GATES_OWN = {"/login", "/logout"}
 SAFE = ("GET", "HEAD", "OPTIONS")

@@ -24,6 +24,8 @@ from vstream.memory.codec import CODECS
 from vstream.models.families import family_of
 from vstream.models.options import LoadOptions
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(gpu_check.__file__)
 TOKENIZER = gpu_check.tokenizer_file(tiny=True)
 CPU = torch.device("cpu")

@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 from serving import LONG, Served, make_hub, serve, slow_down, wait_for, write_video
 
+pytestmark = pytest.mark.slow
+
 QUESTION = "what is there now?"
 
 

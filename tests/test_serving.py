@@ -27,6 +27,8 @@ from websockets.exceptions import ConnectionClosed
 from vstream.app.serve.listening import read_token
 from vstream.app.serve.serving import ServeOptions, Stopping, is_loopback, listen
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(__file__).resolve().parent
 
 

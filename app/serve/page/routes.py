@@ -10,9 +10,9 @@ import asyncio
 import mimetypes
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, StreamingResponse
 
@@ -55,7 +55,7 @@ def router(hub: Hub) -> APIRouter:
         return FileResponse(file, media_type=kind, content_disposition_type="inline")
 
     @routes.get("/turns/{number}/evidence/{index}.jpg", response_class=Response)
-    def evidence(stream_id: str, number: int, index: int) -> Response:
+    def evidence(stream_id: str, number: int, index: Annotated[int, Path(ge=0)]) -> Response:
         """A picture that an answer saw; for answers of an earlier run the remembered one nearest to it."""
         stream = hub.stream(stream_id)
         try:
