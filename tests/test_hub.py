@@ -4,51 +4,22 @@ from __future__ import annotations
 
 import json
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
+from serving import make_hub, write_video
 
 from vstream.app.serve.hub import PUSH, Hub, OpenAlreadyError
-from vstream.app.serve.library import CARD, Library, UnknownStreamError, without_folders
+from vstream.app.serve.library import CARD, UnknownStreamError, without_folders
 from vstream.app.serve.stream import BusyError
-from vstream.sources import Source, open_source
 
 ANSWER_SECONDS = 60
-
-
-@dataclass(frozen=True)
-class Plain:
-    source: Source
-    file: Path | None = None
-
-
-def opener(given: str, max_side: int) -> Plain:
-    source = open_source(given, max_side=max_side)
-    return Plain(source, None if source.is_live else Path(given))
-
-
-def write_video(path: Path, seconds: int = 12, shade: int = 40) -> Path:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=5)
-        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
-        for i in range(5 * seconds):
-            image = np.full((64, 96, 3), shade, np.uint8)
-            image[:, (i * 2) % 90 : (i * 2) % 90 + 6] = 230
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
-        container.mux(stream.encode())
-    return path
 
 
 @pytest.fixture
 def video(tmp_path: Path) -> Path:
     return write_video(tmp_path / "clip.mp4")
-
-
-def make_hub(root: Path, **options) -> Hub:
-    return Hub(opener, Library(root), models=("tiny",), settings={"disk_bytes": 64 << 20}, **options)
 
 
 @pytest.fixture
