@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 import pytest
 from hypothesis import given, settings
@@ -89,7 +89,26 @@ def watched(policy: SourcePolicy, url: str) -> Watch:
     return Watch(policy.open(url, max_side=160).source)
 
 
-class Liar:
+class Listening:
+    """Serves what comes to a port of its own, for as long as it is entered."""
+
+    def __init__(self) -> None:
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listening.getsockname()[1]
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._serve, daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+
+    def _serve(self) -> None:
+        raise NotImplementedError
+
+
+class Liar(Listening):
     """An RTSP server that answers each method as it is told, and keeps what it was asked.
 
     Attributes:
@@ -102,16 +121,7 @@ class Liar:
         self.answers = {"OPTIONS": "200 OK\r\nPublic: OPTIONS, DESCRIBE, SETUP, PLAY\r\n"} | answers
         self.asked: list[str] = []
         self.connections = 0
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listening.getsockname()[1]
-
-    def __enter__(self) -> Liar:
-        threading.Thread(target=self._serve, daemon=True).start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._listening.shutdown(socket.SHUT_RDWR)
-        self._listening.close()
+        super().__init__()
 
     def _serve(self) -> None:
         while True:
@@ -397,7 +407,7 @@ def test_the_next_address_is_tried(clip: Path) -> None:
 # TLS
 
 
-class Terminator:
+class Terminator(Listening):
     """TLS in front of another server: a certificate for localhost that nobody has signed but itself."""
 
     def __init__(self, port: int, folder: Path) -> None:
@@ -408,16 +418,7 @@ class Terminator:
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(self.certificate, folder / "key.pem")
         self._to = port
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listening.getsockname()[1]
-
-    def __enter__(self) -> Terminator:
-        threading.Thread(target=self._serve, daemon=True).start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._listening.shutdown(socket.SHUT_RDWR)
-        self._listening.close()
+        super().__init__()
 
     def _serve(self) -> None:
         while True:

@@ -365,7 +365,7 @@ def test_streams_of_one_name_are_told_apart_and_say_that_they_are_not_saved(page
     memory.wait_for()
     assert "not saved" in memory.inner_text()
     memory.locator("text=Keep").click()
-    page.wait_for_function("!document.querySelector('.memory').innerText.includes('not saved')")
+    page.locator(".memory", has_text="Sample 2").filter(has_not_text="not saved").wait_for()
     memory.locator("text=Delete").click()
     page.click("#delete-dialog .danger")
     memory.wait_for(state="detached")

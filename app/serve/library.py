@@ -84,7 +84,7 @@ def new_id() -> str:
 
 def now_iso() -> str:
     """This moment as a card has it."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def checked_title(title: str) -> str:

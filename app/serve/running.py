@@ -54,7 +54,7 @@ class Run:
                 raise
         except Exception:
             if self._refused is None:
-                raise
+                raise  # else it is what the app says of being ended
         finally:
             self._task = None
         if self._refused is not None:

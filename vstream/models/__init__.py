@@ -56,7 +56,8 @@ class _Model:
 
 _MODELS = {
     "embedded": _Model(
-        "SmolLM2-135M trained to read what EfficientNet-Lite0 names; needs no model hub",
+        "SmolLM2-135M trained to read what EfficientNet-Lite0 names: about 1000 kinds of things, nothing of people or "
+        "actions; needs no model hub",
         "Apache-2.0; names MIT and WordNet", 291_000_000, "vstream.models.embedded.adapter",
         lambda: fetch.embedded_dir().is_dir(),
     ),

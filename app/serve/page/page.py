@@ -16,6 +16,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
 import gradio as gr
 
+from vstream.app.serve.following import told_of
 from vstream.app.serve.page.chat import conversation
 from vstream.app.serve.page.html import filled, options, static
 from vstream.app.serve.page.routes import router
@@ -175,13 +176,7 @@ async def asked(visit: Visit, what: What) -> AsyncIterator[tuple[Any, Any]]:
 
 async def growth(answer: Answer, every_seconds: float = WORDS_SECONDS) -> AsyncIterator[None]:
     """Once now, then after each change, not too often, and once when it is over."""
-    loop, changed = asyncio.get_running_loop(), asyncio.Event()
-
-    def listener() -> None:
-        loop.call_soon_threadsafe(changed.set)
-
-    answer.subscribe(listener)
-    try:
+    with told_of(answer) as changed:
         yield
         while not answer.done:
             await changed.wait()
@@ -190,5 +185,3 @@ async def growth(answer: Answer, every_seconds: float = WORDS_SECONDS) -> AsyncI
                 yield
                 await asyncio.sleep(every_seconds)
         yield
-    finally:
-        answer.unsubscribe(listener)

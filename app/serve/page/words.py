@@ -26,8 +26,6 @@ PRESETS = {
     "last-frames": "the last four frames and no memory, for comparison",
 }
 OTHER_PRESETS = "a published rule, for comparison"
-LIMITS = {"embedded": "It names about 1000 kinds of things and knows nothing of people or actions."}
-"""What a model cannot do, as people ask for it."""
 
 
 def preset_about(name: str) -> str:
@@ -39,5 +37,4 @@ def preset_about(name: str) -> str:
 def model_about(name: str) -> str:
     """What a model is and can do; "" for one that is not known by its name, such as a checkpoint."""
     found = next((str(model["description"]) for model in models_info() if model["name"] == name), "")
-    said = f"{found[:1].upper()}{found[1:].removesuffix('.')}." if found else ""
-    return " ".join(filter(None, (said, LIMITS.get(name, ""))))
+    return f"{found[:1].upper()}{found[1:].removesuffix('.')}." if found else ""
