@@ -19,6 +19,7 @@ import typer
 
 from vstream import __version__
 from vstream.app.batch.options import BatchOptions
+from vstream.app.bench.options import BenchOptions
 from vstream.app.interrupts import interrupts
 from vstream.app.memory_commands import memory
 from vstream.app.options import Options, takes_options
@@ -155,15 +156,42 @@ def batch(
     options: BatchOptions,
 ) -> int:
     """Answers a file of questions about videos, one pass over each; the same command goes on after a crash."""
+    from vstream.app.batch.plan import check_folder
+    from vstream.app.batch.rows import read_rows
     from vstream.app.batch.run import Batch
     from vstream.app.batch.telling import show_summary
     from vstream.app.progress import Progress
 
-    run = Batch(questions, options)
+    check_folder(options.videos)
+    run = Batch(read_rows(questions), options.videos, options.out, options)
     with Progress() as progress:
         code = run(progress)
     if run.summary:
         show_summary(run.summary, as_json=options.json)
+    return code
+
+
+@app.command()
+@takes_options
+def bench(
+    name: Annotated[str | None, typer.Argument(help="Which; left out, all are listed.", metavar="[NAME]")] = None,
+    *,
+    options: BenchOptions,
+) -> int:
+    """Runs a benchmark of the field, marked as its own script does and strictly; the same command goes on."""
+    from vstream.app.bench.telling import show_listing, show_scores
+
+    if name is None:
+        show_listing(as_json=options.json)
+        return 0
+    from vstream.app.bench.run import Bench
+    from vstream.app.progress import Progress
+
+    run = Bench(name, options)
+    with Progress() as progress:
+        code = run(progress)
+    if run.summary:
+        show_scores(run, as_json=options.json)
     return code
 
 

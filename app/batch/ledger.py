@@ -127,8 +127,7 @@ class Ledger:
 
     def records(self) -> Iterator[Record]:
         """Every line so far, in the order in which they were written."""
-        with self.path.open("rb") as lines:
-            yield from map(json.loads, lines)
+        return read_records(self.path)
 
     def close(self) -> None:
         """Lets go of the files."""
@@ -142,6 +141,12 @@ class Ledger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """Every line of a file that a run has written to its end, in the order in which they were written."""
+    with path.open("rb") as lines:
+        yield from map(json.loads, lines)
 
 
 def _told(name: str, before: Any, now: Any) -> str:

@@ -28,7 +28,7 @@ class Video:
     rows: tuple[Row, ...]
 
 
-def plan(rows: Sequence[Row], folder: Path) -> tuple[list[Video], list[BadRow]]:
+def plan(rows: Sequence[Row], folder: Path, links: bool = False) -> tuple[list[Video], list[BadRow]]:
     """The videos in the order in which the rows first name them, and the rows whose video cannot be watched."""
     by_name: dict[str, list[Row]] = {}
     for row in rows:
@@ -36,17 +36,17 @@ def plan(rows: Sequence[Row], folder: Path) -> tuple[list[Video], list[BadRow]]:
     videos, bad = list[Video](), list[BadRow]()
     for name, about in by_name.items():
         try:
-            videos.append(Video(name, find_video(folder, name), tuple(sorted(about, key=_asked_at))))
+            videos.append(Video(name, find_video(folder, name, links), tuple(sorted(about, key=_asked_at))))
         except ValueError as error:
             bad += [BadRow(row.number, row.id, f"row {row.number}: {error}") for row in about]
     return videos, bad
 
 
-def find_video(folder: Path, name: str) -> Path:
+def find_video(folder: Path, name: str, links: bool = False) -> Path:
     """The path of a video by its name below a folder.
 
     Raises:
-        ValueError: if it leads out of the folder, goes through a symbolic link, or there is no such video.
+        ValueError: if it leads out of the folder, goes through a symbolic link without `links`, or is not there.
     """
     parts = Path(name).parts
     if Path(name).is_absolute() or ".." in parts or "\0" in name or not parts:
@@ -54,7 +54,7 @@ def find_video(folder: Path, name: str) -> Path:
     path = folder
     for part in parts:
         path = path / part
-        if path.is_symlink():
+        if path.is_symlink() and not links:
             raise ValueError(f"video {name!r} goes through a symbolic link; put the file itself into {folder}")
     if not path.exists():
         raise ValueError(f"there is no video {name!r} in {folder}")

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 from vstream import __version__
 from vstream.app.batch.ledger import Ledger, Record
 from vstream.app.batch.marks import is_right, summary_of
-from vstream.app.batch.options import BatchOptions
-from vstream.app.batch.plan import Video, check_folder, plan
-from vstream.app.batch.rows import BadRow, Row, read_rows
+from vstream.app.batch.options import AnsweringOptions
+from vstream.app.batch.plan import Video, plan
+from vstream.app.batch.rows import BadRow, Row
 from vstream.app.desk import Watched
 from vstream.app.interrupts import Interrupted
 from vstream.app.output import PictureFolder, answer_record
@@ -86,21 +86,28 @@ class Watching:
 class Batch:
     """One command's work."""
 
-    def __init__(self, questions: Path, options: BatchOptions) -> None:
-        """Reads the rows and checks all that can be checked before a model is loaded.
+    def __init__(
+        self, rows: Sequence[Row | BadRow], videos: Path, out: Path, options: AnsweringOptions, *, links: bool = False
+    ) -> None:
+        """Checks all that can be checked before a model is loaded.
+
+        Args:
+            rows: what is asked.
+            videos: the folder that their videos are below.
+            out: where answers go.
+            options: how they are answered.
+            links: whether videos may be symbolic links, where their names were found on disk and not in a file.
 
         Raises:
-            ValueError: for a file or an option that will not do.
-            FileNotFoundError: if there is no file of questions.
+            ValueError: for an option that will not do.
         """
-        options.check()
-        check_folder(options.videos)
-        self.rows = read_rows(questions)
+        options.check(out)
+        self.rows, self._videos, self._out, self._links = rows, videos, out, links
         self._options = options
         self._settings = session_settings(options)
         options.loading()  # refuses what will not do before torch is loaded
-        self._asked = hashlib.sha256(questions.read_bytes()).hexdigest()[:16]
-        self._pictures = PictureFolder(options.pictures)
+        self._asked = hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
+        self._pictures = PictureFolder(options.pictures(out))
         self.spent = Spent()
         self.summary: dict[str, Any] = {}
 
@@ -112,13 +119,13 @@ class Batch:
             OSError: if a line cannot be written.
         """
         options = self._options
-        with Ledger(options.out, overwrite=options.overwrite, retry=options.retry) as ledger:
+        with Ledger(self._out, overwrite=options.overwrite, retry=options.retry) as ledger:
             ledger.agree(vstream=__version__, questions=self._asked, settings=options.matter())
             try:
                 self._answer_all(ledger, progress)
             except Interrupted as interrupt:
                 progress.stop()
-                have = f"{options.out} has {len(ledger.done)} of {len(self.rows)} rows"
+                have = f"{self._out} has {len(ledger.done)} of {len(self.rows)} rows"
                 progress.tell(f"stopped; {have}, and the same command goes on from there")
                 return interrupt.exit_code
             progress.stop()
@@ -134,7 +141,7 @@ class Batch:
 
     def _answer_all(self, ledger: Ledger, progress: Progress) -> None:
         left = [row for row in self.rows if row.number not in ledger.done]
-        videos, missing = plan([row for row in left if isinstance(row, Row)], self._options.videos)
+        videos, missing = plan([row for row in left if isinstance(row, Row)], self._videos, self._links)
         ledger.write([_error_record(one) for one in (*(row for row in left if isinstance(row, BadRow)), *missing)])
         if not videos:
             return
@@ -158,7 +165,7 @@ class Batch:
         return Engine.load(self._options.model or DEFAULT_MODEL, self._options.loading())
 
 
-def session_settings(options: BatchOptions) -> dict[str, Any]:
+def session_settings(options: AnsweringOptions) -> dict[str, Any]:
     """Settings of every video's session: one token at a time while questions wait, so that batches are large.
 
     Raises:
@@ -171,8 +178,8 @@ class Pass:
     """Watches videos, some at once, and writes their answers as they come."""
 
     def __init__(
-        self, engine: Engine, options: BatchOptions, settings: dict[str, Any], ledger: Ledger, pictures: PictureFolder,
-        progress: Progress, spent: Spent,
+        self, engine: Engine, options: AnsweringOptions, settings: dict[str, Any], ledger: Ledger,
+        pictures: PictureFolder, progress: Progress, spent: Spent,
     ) -> None:  # fmt: skip
         """With a loaded model; `spent` is added to."""
         self._engine, self._options, self._settings = engine, options, settings

@@ -1,0 +1,28 @@
+"""All benchmarks, a line each. It knows nothing of what they ask."""
+
+from __future__ import annotations
+
+from vstream.app.bench.base import Benchmark
+from vstream.app.bench.streamingbench import Omni, Proactive, Real, Sqa
+from vstream.app.bench.video_mme import VideoMme
+
+BENCHMARKS: tuple[type[Benchmark], ...] = (
+    Real,
+    Omni,
+    Sqa,
+    Proactive,
+    VideoMme,
+)
+
+
+def benchmark_of(name: str) -> type[Benchmark]:
+    """The benchmark of a name.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    for one in BENCHMARKS:
+        if one.name == name:
+            return one
+    known = ", ".join(one.name for one in BENCHMARKS)
+    raise ValueError(f"there is no benchmark {name!r}; choose from {known}")

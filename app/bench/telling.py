@@ -1,0 +1,77 @@
+"""Benchmarks for people, on a terminal or as JSON. It knows nothing of how scores came about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from vstream.app.bench.registry import BENCHMARKS
+from vstream.app.bench.scores import Score
+
+if TYPE_CHECKING:
+    from vstream.app.bench.run import Bench
+
+
+def show_scores(bench: Bench, *, as_json: bool) -> None:
+    """Prints them on stdout: a table of the groups with a few facts, or one line of JSON."""
+    from rich.console import Console
+
+    from vstream.app.batch.telling import facts_of
+    from vstream.app.output import print_json
+    from vstream.app.terminal import fact_table, rows_table
+
+    if as_json:
+        print_json(bench.summary)
+        return
+    console = Console(highlight=False)
+    console.print(rows_table([_line(score, bench) for score in bench.scores]))
+    facts = {name: text for name, text in facts_of(bench.summary).items() if name != "right"}
+    if bench.missing:
+        facts["left out"] = (
+            f"{sum(bench.missing.values()):,} items about {len(bench.missing):,} videos that are missing"
+        )
+    console.print(fact_table({**facts, "written": str(bench.out)}))
+
+
+def _line(score: Score, bench: Bench) -> dict[str, str]:
+    """A line of the table; groups within groups are set in."""
+    name = "  " * len(score.group) + (score.group[-1] if score.group else "all")
+    best = next(one.best for one in bench.benchmark.measures if one.name == score.measure)
+    line = {"": name, "items": f"{score.items:,}"}
+    if len(bench.benchmark.measures) > 1:
+        line["measure"] = score.measure
+    line["official"] = value_text(score.official, best)
+    line["strict"] = value_text(score.strict, best)
+    if score.strict_interval is not None:
+        low, high = score.strict_interval
+        line["strict"] += f" ({100 * low:.1f} to {100 * high:.1f})"
+    if score.left_out:
+        line["official"] += f" of {score.items - score.left_out:,}"
+    return line
+
+
+def value_text(value: float | None, best: float) -> str:
+    """'61.3%', '3.20 of 5', or 'none'."""
+    if value is None:
+        return "none"
+    return f"{100 * value:.1f}%" if best == 1 else f"{value:.2f} of {best:g}"
+
+
+def listing() -> Sequence[Mapping[str, Any]]:
+    """What there is, as records."""
+    return [{"name": one.name, "about": one.about, "needs": one.needs} for one in BENCHMARKS]
+
+
+def show_listing(*, as_json: bool) -> None:
+    """Prints which benchmarks there are and what they need on disk."""
+    from rich.console import Console
+
+    from vstream.app.output import print_json
+    from vstream.app.terminal import fact_table
+
+    if as_json:
+        print_json({"benchmarks": list(listing())})
+        return
+    console = Console(highlight=False)
+    console.print("vstream bench NAME --root DIR, where DIR holds the files of:\n")
+    console.print(fact_table({one["name"]: f"{one['about']}\n{one['needs']}" for one in listing()}))
