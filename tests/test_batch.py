@@ -16,7 +16,7 @@ from rich.console import Console
 
 from vstream.app.batch.ledger import Ledger
 from vstream.app.batch.marks import is_right, normalised, percentile, summary_of, wilson
-from vstream.app.batch.plan import find_video, plan
+from vstream.app.batch.plan import find_video, mark_of, plan
 from vstream.app.batch.report import page_of
 from vstream.app.batch.rows import BadRow, Row, read_rows
 from vstream.app.cli import main
@@ -282,6 +282,35 @@ def test_lines_of_other_settings_are_not_mixed(tmp_path: Path) -> None:
     with Ledger(path, overwrite=True) as ledger:
         assert not ledger.done
         ledger.agree(questions="b", model="n")
+
+
+def test_lines_about_another_video_of_the_same_name_are_not_gone_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    with Ledger(path) as ledger:
+        ledger.agree_on_videos({"a.mp4": "1", "b.mp4": "2"})
+        ledger.write([{"row": 1}])
+    with Ledger(path) as ledger:
+        ledger.agree_on_videos({"b.mp4": "2", "c.mp4": "3"})
+        with pytest.raises(ValueError, match=r"made with another video c\.mp4; give the same again, another --out"):
+            ledger.agree_on_videos({"c.mp4": "4"})
+    with Ledger(path, overwrite=True) as ledger:
+        ledger.agree_on_videos({"c.mp4": "4"})
+
+
+def test_a_video_is_told_from_another_by_its_size_and_its_ends(tmp_path: Path) -> None:
+    video, data = tmp_path / "a.mp4", bytes(range(256)) * 1024
+    marks = set()
+    for content in (b"", data, data + b"x", b"x" + data[1:], data[:-1] + b"x"):
+        video.write_bytes(content)
+        marks.add(mark_of(video))
+        assert mark_of(video) in marks
+    assert len(marks) == 5
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    (pictures / "1.png").write_bytes(b"x")
+    before = mark_of(pictures)
+    (pictures / "2.png").write_bytes(b"x")
+    assert mark_of(pictures) != before
 
 
 def test_errors_are_tried_again_where_that_is_wanted(tmp_path: Path) -> None:

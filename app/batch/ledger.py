@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -83,10 +83,26 @@ class Ledger:
         for name, value in identity.items():
             before = self._identity.get(name, value)
             if before != value:
-                raise ValueError(
-                    f"{self.path} was made with {_told(name, before, value)}; "
-                    "give the same again, another --out, or --overwrite to begin anew"
-                )
+                raise self._differs(_told(name, before, value))
+        self._keep_identity(identity)
+
+    def agree_on_videos(self, found: Mapping[str, str]) -> None:
+        """Says what the videos are that lines are about to be written of, by name; others may follow later.
+
+        Raises:
+            ValueError: if there are lines about another video of the same name.
+        """
+        known: dict[str, str] = self._identity.get("videos", {})
+        changed = [name for name, mark in found.items() if known.get(name, mark) != mark]
+        if changed:
+            raise self._differs(f"another video {changed[0]}")
+        self._keep_identity({"videos": {**known, **found}})
+
+    def _differs(self, what: str) -> ValueError:
+        advice = "give the same again, another --out, or --overwrite to begin anew"
+        return ValueError(f"{self.path} was made with {what}; {advice}")
+
+    def _keep_identity(self, identity: Record) -> None:
         self._identity |= identity
         data = json.dumps(self._identity).encode()
         os.pwrite(self._lock, data, 0)

@@ -6,11 +6,16 @@ A name of a video comes from a data set, so it may lead nowhere but into the fol
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from xxhash import xxh3_64_hexdigest
+
 from vstream.app.batch.rows import BadRow, Row
+
+MARK_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -21,11 +26,13 @@ class Video:
         name: as in the rows.
         path: where it is.
         rows: its questions, in the order in which they are asked.
+        mark: what tells that it is still the same video, see `mark_of`.
     """
 
     name: str
     path: Path
     rows: tuple[Row, ...]
+    mark: str = ""
 
 
 def plan(rows: Sequence[Row], folder: Path, links: bool = False) -> tuple[list[Video], list[BadRow]]:
@@ -36,8 +43,9 @@ def plan(rows: Sequence[Row], folder: Path, links: bool = False) -> tuple[list[V
     videos, bad = list[Video](), list[BadRow]()
     for name, about in by_name.items():
         try:
-            videos.append(Video(name, find_video(folder, name, links), tuple(sorted(about, key=_asked_at))))
-        except ValueError as error:
+            path = find_video(folder, name, links)
+            videos.append(Video(name, path, tuple(sorted(about, key=_asked_at)), mark_of(path)))
+        except (ValueError, OSError) as error:
             bad += [BadRow(row.number, row.id, f"row {row.number}: {error}") for row in about]
     return videos, bad
 
@@ -59,6 +67,22 @@ def find_video(folder: Path, name: str, links: bool = False) -> Path:
     if not path.exists():
         raise ValueError(f"there is no video {name!r} in {folder}")
     return path.absolute()
+
+
+def mark_of(path: Path) -> str:
+    """Tells whether a video is the same as before without reading all of it: its size, its beginning and its end.
+
+    Of a folder of pictures the names and sizes.
+    """
+    if path.is_dir():
+        names = sorted((one.name, one.stat().st_size) for one in path.iterdir())
+        return xxh3_64_hexdigest(repr(names).encode())
+    with path.open("rb") as video:
+        size = video.seek(0, os.SEEK_END)
+        video.seek(0)
+        first = video.read(MARK_BYTES)
+        video.seek(max(0, size - MARK_BYTES))
+        return f"{size}-{xxh3_64_hexdigest(first + video.read(MARK_BYTES))}"
 
 
 def check_folder(folder: Path) -> None:

@@ -145,6 +145,7 @@ class Batch:
         ledger.write([_error_record(one) for one in (*(row for row in left if isinstance(row, BadRow)), *missing)])
         if not videos:
             return
+        ledger.agree_on_videos({video.name: video.mark for video in videos})
         with progress.busy("loading the model"):
             engine = self._load()
         with engine:

@@ -5,8 +5,9 @@ A question at `time_stamp` sees everything up to it; the published runs show the
 answers out. Questions in sequence (SQA) are told the earlier ones with their right answers.
 
 Proactive questions are polled each second from `time_stamp` + 1 to `ground_truth_time_stamp` + 4 whether it is the
-right time, and asked for the answer at the first yes. The published poll names the right answer, takes "eyes" for a yes, and
-an answer that holds the right one somewhere for right ("3" in "30"); without any yes, the last poll stands for both.
+right time, and asked for the answer at the first yes. The published poll names the right answer, takes "eyes" for a
+yes, and an answer that holds the right one somewhere for right ("3" in "30"). Without any yes the last poll stands for
+both, too late to be right.
 """
 
 from __future__ import annotations
