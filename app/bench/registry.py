@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from vstream.app.bench.base import Benchmark
+from vstream.app.bench.egoschema import EgoSchema
+from vstream.app.bench.mlvu import Mlvu
+from vstream.app.bench.mlvu_generation import MlvuGeneration
 from vstream.app.bench.streamingbench import Omni, Proactive, Real, Sqa
 from vstream.app.bench.video_mme import VideoMme
 
@@ -12,6 +15,9 @@ BENCHMARKS: tuple[type[Benchmark], ...] = (
     Sqa,
     Proactive,
     VideoMme,
+    Mlvu,
+    MlvuGeneration,
+    EgoSchema,
 )
 
 
