@@ -21,22 +21,24 @@ class Video:
         name: as in the rows.
         path: where it is.
         rows: its questions, in the order in which they are asked.
+        fps: pictures per second, where it is a folder of pictures.
     """
 
     name: str
     path: Path
     rows: tuple[Row, ...]
+    fps: float = 1.0
 
 
 def plan(rows: Sequence[Row], folder: Path, links: bool = False) -> tuple[list[Video], list[BadRow]]:
     """The videos in the order in which the rows first name them, and the rows whose video cannot be watched."""
-    by_name: dict[str, list[Row]] = {}
+    by_name: dict[tuple[str, float], list[Row]] = {}
     for row in rows:
-        by_name.setdefault(row.video, []).append(row)
+        by_name.setdefault((row.video, row.fps), []).append(row)
     videos, bad = list[Video](), list[BadRow]()
-    for name, about in by_name.items():
+    for (name, fps), about in by_name.items():
         try:
-            videos.append(Video(name, find_video(folder, name, links), tuple(sorted(about, key=_asked_at))))
+            videos.append(Video(name, find_video(folder, name, links), tuple(sorted(about, key=_asked_at)), fps))
         except ValueError as error:
             bad += [BadRow(row.number, row.id, f"row {row.number}: {error}") for row in about]
     return videos, bad

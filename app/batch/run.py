@@ -238,7 +238,8 @@ class Pass:
         """A session on a video; what a data set names is no friend, so it opens nothing but itself."""
         from vstream.sources import open_source
 
-        source = open_source(video.path, max_side=self._engine.adapter.image_side, trusted=False)
+        side = self._engine.adapter.image_side
+        source = open_source(video.path, max_side=side, directory_fps=video.fps, trusted=False)
         session = self._engine.open(source, preset=self._options.preset, start=False, **self._settings)
         return Watched(Planned(number, video.name, False, None, None), session, video.name)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from vstream.app.bench.base import Benchmark
+from vstream.app.bench.ovbench import OvBench
+from vstream.app.bench.ovo_bench import OvoBench
 from vstream.app.bench.streamingbench import Omni, Proactive, Real, Sqa
 from vstream.app.bench.video_mme import VideoMme
 
@@ -12,6 +14,8 @@ BENCHMARKS: tuple[type[Benchmark], ...] = (
     Sqa,
     Proactive,
     VideoMme,
+    OvoBench,
+    OvBench,
 )
 
 

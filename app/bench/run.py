@@ -104,7 +104,7 @@ def rows_of(items: Sequence[Item], disk: Disk) -> list[Row]:
             name = item.id if len(item.asks) == 1 else f"{item.id}/{number}"
             expected = item.gold if ask.choices else None
             group = " / ".join(item.group) or None
-            rows.append(Row(len(rows) + 1, name, video, ask.question, ask.at, ask.choices, expected, group))
+            rows.append(Row(len(rows) + 1, name, video, ask.question, ask.at, ask.choices, expected, group, item.fps))
     return rows
 
 
