@@ -348,10 +348,12 @@ def test_a_run_is_scored_goes_on_and_leaves_out_what_is_missing(
 
 @pytest.mark.slow
 def test_proactive_runs_and_polls_are_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lay_out(tmp_path, {"questions_proactive.json": [PROACTIVE]}, ["videos/sample_1.mp4"])
+    late = PROACTIVE["questions"][0] | {"time_stamp": "00:00:20", "ground_truth_time_stamp": "00:00:23"}
+    both = [PROACTIVE, {**PROACTIVE, "questions": [late]}]  # the video is over at 24 s, before the last polls
+    lay_out(tmp_path, {"questions_proactive.json": both}, ["videos/sample_1.mp4"])
     assert run("streamingbench-proactive", tmp_path, tmp_path / "out.jsonl") == 0
     summary = json.loads(capsys.readouterr().out)
-    assert summary["answers"] == 14
+    assert (summary["answers"], summary["errors"]) == (28, 0)
     assert [(one["group"], one["measure"]) for one in summary["scores"][:2]] == [([], "time"), ([], "answer")]
 
 

@@ -79,6 +79,7 @@ class Config:
         dialogue: whether a question is asked with earlier ones and their answers before it, as a conversation. It then
             waits for the answers before it.
         dialogue_tokens: the most that these may take; the oldest are left out first.
+        past_end: whether a question for a time after the end of a video is refused, or asked at its end.
     """
 
     fps: float | None = 1.0
@@ -113,6 +114,7 @@ class Config:
     max_answer_tokens: int = 256
     dialogue: bool = False
     dialogue_tokens: int = 256
+    past_end: Literal["refuse", "end"] = "refuse"
     decode: DecodeOptions = field(default_factory=DecodeOptions)
 
     @property
@@ -172,6 +174,7 @@ _CHOICES = {
     "selection": ("shared", "per-layer"),
     "positions": ("contiguous", "original"),
     "queue_policy": ("block", "drop-oldest"),
+    "past_end": ("refuse", "end"),
     **dict.fromkeys(("detail_codec", "digest_codec", "gist_codec"), get_args(CodecName)),
 }
 

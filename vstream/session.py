@@ -380,6 +380,8 @@ class Session:
         end = max(newest, (self.source.duration_seconds if self.source else None) or 0.0)
         end = math.ceil(end)
         if over and at_seconds > end:
+            if self.config.past_end == "end":
+                return newest
             asked = format_seconds(at_seconds)
             raise ValueError(f"the question is asked at {asked}, but the video ends at {format_seconds(end)}")
         return at_seconds

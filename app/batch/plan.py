@@ -26,25 +26,27 @@ class Video:
         name: as in the rows.
         path: where it is.
         rows: its questions, in the order in which they are asked.
+        fps: pictures per second, where it is a folder of pictures.
         mark: what tells that it is still the same video, see `mark_of`.
     """
 
     name: str
     path: Path
     rows: tuple[Row, ...]
+    fps: float = 1.0
     mark: str = ""
 
 
 def plan(rows: Sequence[Row], folder: Path, links: bool = False) -> tuple[list[Video], list[BadRow]]:
     """The videos in the order in which the rows first name them, and the rows whose video cannot be watched."""
-    by_name: dict[str, list[Row]] = {}
+    by_name: dict[tuple[str, float], list[Row]] = {}
     for row in rows:
-        by_name.setdefault(row.video, []).append(row)
+        by_name.setdefault((row.video, row.fps), []).append(row)
     videos, bad = list[Video](), list[BadRow]()
-    for name, about in by_name.items():
+    for (name, fps), about in by_name.items():
         try:
             path = find_video(folder, name, links)
-            videos.append(Video(name, path, tuple(sorted(about, key=_asked_at)), mark_of(path)))
+            videos.append(Video(name, path, tuple(sorted(about, key=_asked_at)), fps, mark_of(path)))
         except (ValueError, OSError) as error:
             bad += [BadRow(row.number, row.id, f"row {row.number}: {error}") for row in about]
     return videos, bad

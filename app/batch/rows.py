@@ -38,6 +38,7 @@ class Row:
         choices: options to choose from, without letters of their own; empty for an open question.
         expected: the right answer, None where it is not known.
         type: a kind of question, by which right answers are counted; None for none.
+        fps: pictures per second, where the video is a folder of pictures.
     """
 
     number: int
@@ -48,6 +49,7 @@ class Row:
     choices: tuple[str, ...] = ()
     expected: str | None = None
     type: str | None = None
+    fps: float = 1.0
 
 
 @dataclass(frozen=True)

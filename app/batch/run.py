@@ -87,8 +87,9 @@ class Batch:
     """One command's work."""
 
     def __init__(
-        self, rows: Sequence[Row | BadRow], videos: Path, out: Path, options: AnsweringOptions, *, links: bool = False
-    ) -> None:
+        self, rows: Sequence[Row | BadRow], videos: Path, out: Path, options: AnsweringOptions, *, links: bool = False,
+        **more: Any,
+    ) -> None:  # fmt: skip
         """Checks all that can be checked before a model is loaded.
 
         Args:
@@ -97,6 +98,7 @@ class Batch:
             out: where answers go.
             options: how they are answered.
             links: whether videos may be symbolic links, where their names were found on disk and not in a file.
+            more: of the sessions' configuration, see `vstream.config`.
 
         Raises:
             ValueError: for an option that will not do.
@@ -104,7 +106,7 @@ class Batch:
         options.check(out)
         self.rows, self._videos, self._out, self._links = rows, videos, out, links
         self._options = options
-        self._settings = session_settings(options)
+        self._settings = session_settings(options, **more)
         options.loading()  # refuses what will not do before torch is loaded
         self._asked = hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
         self._pictures = PictureFolder(options.pictures(out))
@@ -166,13 +168,13 @@ class Batch:
         return Engine.load(self._options.model or DEFAULT_MODEL, self._options.loading())
 
 
-def session_settings(options: AnsweringOptions) -> dict[str, Any]:
+def session_settings(options: AnsweringOptions, **more: Any) -> dict[str, Any]:
     """Settings of every video's session: one token at a time while questions wait, so that batches are large.
 
     Raises:
         ValueError: for a value that will not do.
     """
-    return options.settings(None, decode_steps=1)
+    return options.settings(None, decode_steps=1, **more)
 
 
 class Pass:
@@ -239,7 +241,8 @@ class Pass:
         """A session on a video; what a data set names is no friend, so it opens nothing but itself."""
         from vstream.sources import open_source
 
-        source = open_source(video.path, max_side=self._engine.adapter.image_side, trusted=False)
+        side = self._engine.adapter.image_side
+        source = open_source(video.path, max_side=side, directory_fps=video.fps, trusted=False)
         session = self._engine.open(source, preset=self._options.preset, start=False, **self._settings)
         return Watched(Planned(number, video.name, False, None, None), session, video.name)
 

@@ -59,6 +59,7 @@ class Item:
         group: where it is counted, from the outermost group to the task.
         asks: the questions, one or more.
         gold: what is right, as `Benchmark.mark` wants it.
+        fps: pictures per second, where the video is a folder of pictures.
     """
 
     id: str
@@ -66,6 +67,7 @@ class Item:
     group: tuple[str, ...]
     asks: tuple[Ask, ...]
     gold: Any
+    fps: float = 1.0
 
 
 class Benchmark(ABC):
@@ -76,14 +78,15 @@ class Benchmark(ABC):
         about: what it is, with its paper, in a line.
         needs: files that `--root` must hold, for people.
         measures: what is marked.
-        mean_of: what the published total is the mean of, in every group of groups: items, or the groups below it.
+        mean_of: what the published total is the mean of, in every group of groups: items, the groups right below it, or
+            tasks, which are the innermost groups.
     """
 
     name: ClassVar[str]
     about: ClassVar[str]
     needs: ClassVar[str]
     measures: ClassVar[tuple[Measure, ...]] = (Measure("right"),)
-    mean_of: ClassVar[Literal["items", "groups"]] = "items"
+    mean_of: ClassVar[Literal["items", "groups", "tasks"]] = "items"
 
     def __init__(self, disk: Disk, against: Mapping[str, Said] | None = None) -> None:
         """Reads from a folder.

@@ -1,6 +1,7 @@
 """A benchmark's folder as it lies on disk: its annotation files, and its videos wherever they were unpacked.
 
-Nobody unpacks archives alike, so files are found by their names at any depth. This module knows nothing of benchmarks.
+Nobody unpacks archives alike, so files are found by their names at any depth. A folder that holds pictures is a video
+too. This module knows nothing of benchmarks.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".ts", ".mpg", ".mpeg", ".flv", ".wmv"})
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 SHOWN = 3
 
 
@@ -33,10 +35,20 @@ class Disk:
         self.root = root
         self._by_name: dict[str, list[PurePosixPath]] = {}
         self._by_stem: dict[str, list[PurePosixPath]] = {}
+        self._folders: dict[str, list[PurePosixPath]] = {}
         for path in _files(root):
+            if path.suffix.lower() in PICTURE_SUFFIXES:
+                self._add_folder(path.parent)
+                continue
             self._by_name.setdefault(path.name, []).append(path)
             if path.suffix.lower() in VIDEO_SUFFIXES:
                 self._by_stem.setdefault(path.stem, []).append(path)
+
+    def _add_folder(self, folder: PurePosixPath) -> None:
+        """Once, since the pictures of a folder come one after the other."""
+        alike = self._folders.setdefault(folder.name, [])
+        if folder not in alike[-1:]:
+            alike.append(folder)
 
     def first(self, *names: str) -> str:
         """The first of some names of annotation files that there is one of.
@@ -69,11 +81,18 @@ class Disk:
     def video(self, name: str) -> str | None:
         """The path below the root of what a benchmark calls by a path, a file's name, or one without its ending.
 
+        Where there is no such file it is that of a folder of pictures. A file whose name is only a number, as those of
+        many archives are, must be in the folder that the benchmark names, if it names one.
+
         Raises:
             ValueError: if several files could be meant.
         """
         path = PurePosixPath(name)
-        found = _best(self._by_name.get(path.name, []), name) or _best(self._by_stem.get(path.name, []), name)
+        places = (self._by_name, self._by_stem, self._folders)
+        alike = next((place[path.name] for place in places if path.name in place), [])
+        if path.stem.isdigit() and len(path.parts) > 1:
+            alike = [one for one in alike if one.parent.name == path.parent.name]
+        found = _best(alike, name)
         if len(found) > 1:
             raise ValueError(f"the video {name} is in {self.root} more than once: {_listed(found)}; leave one there")
         return str(found[0]) if found else None

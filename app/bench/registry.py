@@ -6,6 +6,8 @@ from vstream.app.bench.base import Benchmark
 from vstream.app.bench.egoschema import EgoSchema
 from vstream.app.bench.mlvu import Mlvu
 from vstream.app.bench.mlvu_generation import MlvuGeneration
+from vstream.app.bench.ovbench import OvBench
+from vstream.app.bench.ovo_bench import OvoBench
 from vstream.app.bench.streamingbench import Omni, Proactive, Real, Sqa
 from vstream.app.bench.video_mme import VideoMme
 
@@ -18,6 +20,8 @@ BENCHMARKS: tuple[type[Benchmark], ...] = (
     Mlvu,
     MlvuGeneration,
     EgoSchema,
+    OvoBench,
+    OvBench,
 )
 
 

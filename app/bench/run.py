@@ -45,7 +45,7 @@ class Bench:
         options.check(self.out)
         items = spread(list(self.benchmark.items()), options.limit)
         self.items, self.missing = present(items, disk, partial=options.partial)
-        self._batch = Batch(rows_of(self.items, disk), disk.root, self.out, options, links=True)
+        self._batch = Batch(rows_of(self.items, disk), disk.root, self.out, options, links=True, past_end="end")
         self.scores: list[Score] = []
         self.summary: dict[str, Any] = {}
 
@@ -104,7 +104,7 @@ def rows_of(items: Sequence[Item], disk: Disk) -> list[Row]:
             name = item.id if len(item.asks) == 1 else f"{item.id}/{number}"
             expected = item.gold if ask.choices else None
             group = " / ".join(item.group) or None
-            rows.append(Row(len(rows) + 1, name, video, ask.question, ask.at, ask.choices, expected, group))
+            rows.append(Row(len(rows) + 1, name, video, ask.question, ask.at, ask.choices, expected, group, item.fps))
     return rows
 
 

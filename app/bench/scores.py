@@ -75,11 +75,12 @@ def _score(benchmark: type[Benchmark], group: Group, measure: str, marked: Seque
 def _mean(
     benchmark: type[Benchmark], group: Group, within: Iterable[tuple[Group, Mark]], of: Callable[[Mark], float | None]
 ) -> float | None:
-    """The mean of items, or that of the means of the groups below; None for none."""
+    """The mean of items, or that of the means of the groups or tasks below; None for none."""
     within = list(within)
-    below = dict.fromkeys(other[: len(group) + 1] for other, _ in within if len(other) > len(group))
-    if benchmark.mean_of == "groups" and below:
-        inner = [[one for one in within if one[0][: len(group) + 1] == name] for name in below]
+    depth = None if benchmark.mean_of == "tasks" else len(group) + 1
+    below = dict.fromkeys(other[:depth] for other, _ in within if len(other) > len(group))
+    if benchmark.mean_of != "items" and below:
+        inner = [[one for one in within if one[0][:depth] == name] for name in below]
         values = [_mean(benchmark, name, one, of) for name, one in zip(below, inner, strict=True)]
     else:
         values = [of(mark) for _, mark in within]
