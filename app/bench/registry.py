@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from vstream.app.bench.base import Benchmark
+from vstream.app.bench.inf_streams import InfStreams
 from vstream.app.bench.streamingbench import Omni, Proactive, Real, Sqa
 from vstream.app.bench.video_mme import VideoMme
+from vstream.app.bench.vstream_qa import RvsEgo, RvsMovie
 
 BENCHMARKS: tuple[type[Benchmark], ...] = (
     Real,
@@ -12,6 +14,9 @@ BENCHMARKS: tuple[type[Benchmark], ...] = (
     Sqa,
     Proactive,
     VideoMme,
+    RvsEgo,
+    RvsMovie,
+    InfStreams,
 )
 
 
