@@ -80,6 +80,7 @@ class Benchmark(ABC):
         measures: what is marked.
         mean_of: what the published total is the mean of, in every group of groups: items, the groups right below it, or
             tasks, which are the innermost groups.
+        compares: whether answers are judged against those of another run; without them nothing can be marked.
     """
 
     name: ClassVar[str]
@@ -87,6 +88,7 @@ class Benchmark(ABC):
     needs: ClassVar[str]
     measures: ClassVar[tuple[Measure, ...]] = (Measure("right"),)
     mean_of: ClassVar[Literal["items", "groups", "tasks"]] = "items"
+    compares: ClassVar[bool] = False
 
     def __init__(self, disk: Disk, against: Mapping[str, Said] | None = None) -> None:
         """Reads from a folder.
@@ -112,7 +114,7 @@ class Benchmark(ABC):
         Args:
             item: one of `items`.
             said: answers to its questions.
-            judged: what the judge replied to `prompts`, None where it failed.
+            judged: what the judge replied to `prompts`; an item that lacks a reply is not marked.
         """
 
     def prompts(self, item: Item, said: Said) -> tuple[str, ...]:

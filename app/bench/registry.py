@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from vstream.app.bench.base import Benchmark
 from vstream.app.bench.egoschema import EgoSchema
+from vstream.app.bench.inf_streams import InfStreams
 from vstream.app.bench.mlvu import Mlvu
 from vstream.app.bench.mlvu_generation import MlvuGeneration
 from vstream.app.bench.ovbench import OvBench
 from vstream.app.bench.ovo_bench import OvoBench
 from vstream.app.bench.streamingbench import Omni, Proactive, Real, Sqa
 from vstream.app.bench.video_mme import VideoMme
+from vstream.app.bench.vstream_qa import RvsEgo, RvsMovie
 
 BENCHMARKS: tuple[type[Benchmark], ...] = (
     Real,
@@ -22,6 +24,9 @@ BENCHMARKS: tuple[type[Benchmark], ...] = (
     EgoSchema,
     OvoBench,
     OvBench,
+    RvsEgo,
+    RvsMovie,
+    InfStreams,
 )
 
 

@@ -5,7 +5,7 @@ A run that was stopped goes on where it was, as a batch does. This module knows 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,12 @@ from vstream.app.batch.rows import Row
 from vstream.app.batch.run import Batch
 from vstream.app.bench.base import Benchmark, Item, Said
 from vstream.app.bench.disk import Disk
+from vstream.app.bench.judge import Judge
+from vstream.app.bench.judging import Judging
 from vstream.app.bench.options import BenchOptions
 from vstream.app.bench.registry import benchmark_of
-from vstream.app.bench.scores import Score, scores_of
+from vstream.app.bench.scores import Group, Marks, Score, scores_of
+from vstream.app.interrupts import Interrupted
 from vstream.app.progress import Progress
 
 SHOWN = 5
@@ -28,6 +31,7 @@ class Bench:
     Attributes:
         summary: what came of it as JSON values, empty before it is over.
         scores: of all groups, empty before it is over.
+        needs: what has to be given so that everything is marked, None where it is.
     """
 
     def __init__(self, name: str, options: BenchOptions) -> None:
@@ -45,31 +49,85 @@ class Bench:
         options.check(self.out)
         items = spread(list(self.benchmark.items()), options.limit)
         self.items, self.missing = present(items, disk, partial=options.partial)
+        if options.against is not None:
+            self.benchmark = kind(disk, against_of(kind, self.items, options.against))
+        self._options = options
+        self._judging: Judging | None = None
+        if options.judge is not None and options.judge_model is not None:
+            self._judging = Judging(Judge(options.judge, options.judge_model), self.out, options.judge_at_once)
         self._batch = Batch(rows_of(self.items, disk), disk.root, self.out, options, links=True, past_end="end")
         self.scores: list[Score] = []
         self.summary: dict[str, Any] = {}
+        self.needs: str | None = None
 
     def __call__(self, progress: Progress) -> int:
-        """Answers, marks and scores; 1 if a question ended in an error, else 0, or what an interrupt says.
+        """Answers, has judged what needs it, marks and scores.
+
+        Returns:
+            1 if a question or a judgment ended in an error, else 0, or what an interrupt says.
 
         Raises:
-            ValueError: if the output file or the model will not do.
+            ValueError: if an output file or the model will not do.
+            RuntimeError: if the judge cannot be asked.
             OSError: if a line cannot be written.
         """
         code = self._batch(progress)
         if not self._batch.summary:
             return code
         said = said_of(self.items, self.out)
-        marked = [(item.group, self.benchmark.mark(item, said[item.id], ())) for item in self.items]
+        prompts = {item.id: self.benchmark.prompts(item, said[item.id]) for item in self.items}
+        try:
+            replies = self._judged(prompts, progress)
+        except Interrupted as interrupt:
+            progress.stop()
+            progress.tell("stopped; answers and judgments are kept, and the same command goes on from there")
+            return interrupt.exit_code
+        self._score(list(self._marked(said, prompts, replies)))
+        return code or int(self._judging is not None and self._judging.errors > 0)
+
+    def _judged(self, prompts: Mapping[str, Sequence[str]], progress: Progress) -> Mapping[str, str]:
+        """The judge's replies by prompt; none where nobody judges."""
+        if self._judging is None:
+            return {}
+        items = {prompt: name for name, each in prompts.items() for prompt in each}
+        self._judging(items, progress, overwrite=self._options.overwrite, retry=self._options.retry)
+        progress.stop()
+        return self._judging.replies
+
+    def _marked(
+        self, said: Mapping[str, Said], prompts: Mapping[str, Sequence[str]], replies: Mapping[str, str]
+    ) -> Iterator[tuple[Group, Marks]]:
+        """Marks of the items that can be marked."""
+        if self.benchmark.compares and not self.benchmark.against:
+            return
+        for item in self.items:
+            judged = [replies[prompt] for prompt in prompts[item.id] if prompt in replies]
+            if len(judged) == len(prompts[item.id]):
+                yield item.group, self.benchmark.mark(item, said[item.id], judged)
+
+    def _score(self, marked: Sequence[tuple[Group, Marks]]) -> None:
+        waiting = len(self.items) - len(marked)
+        self.needs = self._needed() if waiting else None
         self.scores = scores_of(type(self.benchmark), marked)
         self.summary = {
             "benchmark": self.benchmark.name,
             "items": len(self.items),
             "items_without_video": sum(self.missing.values()),
+            "items_waiting": waiting,
+            "waiting_for": self.needs,
+            "judge": None if self._judging is None else self._judging.as_json(),
             "scores": [score.as_json() for score in self.scores],
             **self._batch.summary,
         }
-        return code
+
+    def _needed(self) -> str:
+        """What has to be given for the marks of items that wait."""
+        needed = []
+        if self.benchmark.compares and not self.benchmark.against:
+            needed.append(f"--against OTHER.jsonl (answers of another run of {self.benchmark.name})")
+        if self._judging is None:
+            needed.append("--judge URL --judge-model NAME")
+        return " and ".join(needed) or "--retry"
 
 
 def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
@@ -100,12 +158,16 @@ def rows_of(items: Sequence[Item], disk: Disk) -> list[Row]:
     for item in items:
         video = disk.video(item.video)
         assert video is not None, f"{item.video} is there"
-        for number, ask in enumerate(item.asks):
-            name = item.id if len(item.asks) == 1 else f"{item.id}/{number}"
+        for name, ask in zip(names_of(item), item.asks, strict=True):
             expected = item.gold if ask.choices else None
             group = " / ".join(item.group) or None
             rows.append(Row(len(rows) + 1, name, video, ask.question, ask.at, ask.choices, expected, group, item.fps))
     return rows
+
+
+def names_of(item: Item) -> list[str]:
+    """What its questions are called in the file of answers."""
+    return [item.id] if len(item.asks) == 1 else [f"{item.id}/{number}" for number in range(len(item.asks))]
 
 
 def said_of(items: Sequence[Item], out: Path) -> Mapping[str, Said]:
@@ -116,3 +178,26 @@ def said_of(items: Sequence[Item], out: Path) -> Mapping[str, Said]:
         said[item.id] = [answers.get(row + number + 1) for number in range(len(item.asks))]
         row += len(item.asks)
     return said
+
+
+def against_of(kind: type[Benchmark], items: Sequence[Item], path: Path) -> Mapping[str, Said]:
+    """What another run answered to the same questions, by item.
+
+    Raises:
+        ValueError: if this benchmark compares nothing, or the file is not of such a run, or lacks questions.
+    """
+    if not kind.compares:
+        raise ValueError(f"--against is for benchmarks that compare two runs; {kind.name} marks each alone")
+    try:
+        answers = {record["id"]: record.get("answer") for record in read_records(path)}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"--against must be a file of answers as vstream bench {kind.name} writes it, got {path}"
+        ) from error
+    lacking = sum(name not in answers for item in items for name in names_of(item))
+    if lacking:
+        asked = sum(len(item.asks) for item in items)
+        raise ValueError(
+            f"--against {path} lacks {lacking:,} of {asked:,} questions; let that run come to its end first"
+        )
+    return {item.id: [answers[name] for name in names_of(item)] for item in items}

@@ -24,11 +24,18 @@ def show_scores(bench: Bench, *, as_json: bool) -> None:
         print_json(bench.summary)
         return
     console = Console(highlight=False)
-    console.print(rows_table([_line(score, bench) for score in bench.scores]))
+    if bench.scores:
+        console.print(rows_table([_line(score, bench) for score in bench.scores]))
     facts = {name: text for name, text in facts_of(bench.summary).items() if name != "right"}
     if bench.missing:
         facts["left out"] = (
             f"{sum(bench.missing.values()):,} items about {len(bench.missing):,} videos that are missing"
+        )
+    if bench.summary["judge"]:
+        facts["judge"] = _judge_text(bench.summary["judge"])
+    if bench.needs:
+        facts["not marked"] = (
+            f"{bench.summary['items_waiting']:,} items; the same command with {bench.needs} marks them"
         )
     console.print(fact_table({**facts, "written": str(bench.out)}))
 
@@ -48,6 +55,12 @@ def _line(score: Score, bench: Bench) -> dict[str, str]:
     if score.left_out:
         line["official"] += f" of {score.items - score.left_out:,}"
     return line
+
+
+def _judge_text(judge: Mapping[str, Any]) -> str:
+    """'gpt-5 at 127.0.0.1: 120 judgments, 2 errors'."""
+    errors = f", {judge['errors']:,} errors" * bool(judge["errors"])
+    return f"{judge['model']} at {judge['host']}: {judge['judgments']:,} judgments{errors}"
 
 
 def value_text(value: float | None, best: float) -> str:
