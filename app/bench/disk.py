@@ -31,9 +31,13 @@ class Disk:
         if not root.is_dir():
             raise ValueError(f"--root must be a folder that is there, got {root}")
         self.root = root
+        self.look()
+
+    def look(self) -> None:
+        """Looks again."""
         self._by_name: dict[str, list[PurePosixPath]] = {}
         self._by_stem: dict[str, list[PurePosixPath]] = {}
-        for path in _files(root):
+        for path in _files(self.root):
             self._by_name.setdefault(path.name, []).append(path)
             if path.suffix.lower() in VIDEO_SUFFIXES:
                 self._by_stem.setdefault(path.stem, []).append(path)

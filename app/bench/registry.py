@@ -6,6 +6,7 @@ from vstream.app.bench.base import Benchmark
 from vstream.app.bench.egoschema import EgoSchema
 from vstream.app.bench.mlvu import Mlvu
 from vstream.app.bench.mlvu_generation import MlvuGeneration
+from vstream.app.bench.needle import Needle
 from vstream.app.bench.streamingbench import Omni, Proactive, Real, Sqa
 from vstream.app.bench.video_mme import VideoMme
 
@@ -18,6 +19,7 @@ BENCHMARKS: tuple[type[Benchmark], ...] = (
     Mlvu,
     MlvuGeneration,
     EgoSchema,
+    Needle,
 )
 
 

@@ -38,12 +38,13 @@ class Bench:
         """
         kind = benchmark_of(name)
         if options.root is None:
-            raise ValueError(f"--root must be the folder of {name}: {kind.needs}")
+            raise ValueError(f"--root must be the folder of {name}: {kind.needs or 'an empty one will do'}")
         disk = Disk(options.root)
         self.benchmark: Benchmark = kind(disk)
         self.out = options.out or Path(f"{name}.jsonl")
         options.check(self.out)
         items = spread(list(self.benchmark.items()), options.limit)
+        self.benchmark.prepare(items)
         self.items, self.missing = present(items, disk, partial=options.partial)
         self._batch = Batch(rows_of(self.items, disk), disk.root, self.out, options, links=True)
         self.scores: list[Score] = []
