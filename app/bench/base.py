@@ -107,6 +107,10 @@ class Benchmark(ABC):
             ValueError: if a file is missing, or not as it is published.
         """
 
+    def prepare(self, items: Sequence[Item]) -> None:
+        """Makes the videos that items are about, for benchmarks that make their own; nothing for others."""
+        return
+
     @abstractmethod
     def mark(self, item: Item, said: Said, judged: Said) -> Mapping[str, Mark]:
         """Marks by measure.

@@ -33,10 +33,14 @@ class Disk:
         if not root.is_dir():
             raise ValueError(f"--root must be a folder that is there, got {root}")
         self.root = root
+        self.look()
+
+    def look(self) -> None:
+        """Looks again."""
         self._by_name: dict[str, list[PurePosixPath]] = {}
         self._by_stem: dict[str, list[PurePosixPath]] = {}
         self._folders: dict[str, list[PurePosixPath]] = {}
-        for path in _files(root):
+        for path in _files(self.root):
             if path.suffix.lower() in PICTURE_SUFFIXES:
                 self._add_folder(path.parent)
                 continue

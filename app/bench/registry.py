@@ -7,6 +7,7 @@ from vstream.app.bench.egoschema import EgoSchema
 from vstream.app.bench.inf_streams import InfStreams
 from vstream.app.bench.mlvu import Mlvu
 from vstream.app.bench.mlvu_generation import MlvuGeneration
+from vstream.app.bench.needle import Needle
 from vstream.app.bench.ovbench import OvBench
 from vstream.app.bench.ovo_bench import OvoBench
 from vstream.app.bench.streamingbench import Omni, Proactive, Real, Sqa
@@ -18,15 +19,16 @@ BENCHMARKS: tuple[type[Benchmark], ...] = (
     Omni,
     Sqa,
     Proactive,
-    VideoMme,
-    Mlvu,
-    MlvuGeneration,
-    EgoSchema,
     OvoBench,
     OvBench,
     RvsEgo,
     RvsMovie,
     InfStreams,
+    Mlvu,
+    MlvuGeneration,
+    EgoSchema,
+    VideoMme,
+    Needle,
 )
 
 

@@ -42,12 +42,13 @@ class Bench:
         """
         kind = benchmark_of(name)
         if options.root is None:
-            raise ValueError(f"--root must be the folder of {name}: {kind.needs}")
+            raise ValueError(f"--root must be the folder of {name}: {kind.needs or 'an empty one will do'}")
         disk = Disk(options.root)
         self.benchmark: Benchmark = kind(disk)
         self.out = options.out or Path(f"{name}.jsonl")
         options.check(self.out)
         items = spread(list(self.benchmark.items()), options.limit)
+        self.benchmark.prepare(items)
         self.items, self.missing = present(items, disk, partial=options.partial)
         if options.against is not None:
             self.benchmark = kind(disk, against_of(kind, self.items, options.against))

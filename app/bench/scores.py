@@ -49,7 +49,8 @@ def scores_of(benchmark: type[Benchmark], marked: Sequence[tuple[Group, Marks]])
     """Scores of all groups in the order of their first items, an outer one before those in it."""
     groups = dict.fromkeys(group[:depth] for group, _ in marked for depth in range(len(group) + 1))
     ordered = sorted(groups, key=_place(list(groups)))
-    return [_score(benchmark, group, measure.name, marked) for group in ordered for measure in benchmark.measures]
+    scores = [_score(benchmark, group, measure.name, marked) for group in ordered for measure in benchmark.measures]
+    return [one for one in scores if one.items]  # not every group is marked in every measure
 
 
 def _place(groups: list[Group]) -> Callable[[Group], list[int]]:
