@@ -107,10 +107,10 @@ def strict_verdict(reply: str) -> tuple[float, float]:
     """Right or not and the score, each 0 where it is not what was asked for; a fence around all is no harm."""
     fenced = re.fullmatch(r"\s*```\w*\s(.*)```\s*", reply, re.S)
     verdict = _dictionary(fenced[1] if fenced else reply)
-    pred, score = verdict.get("pred"), verdict.get("score")
+    pred, score = verdict.get("pred", ""), verdict.get("score", "")
     right = isinstance(pred, str) and pred.strip().lower() == "yes"
-    is_whole = isinstance(score, int | float) and not isinstance(score, bool) and score in range(BEST_SCORE + 1)
-    return float(right), float(score) if is_whole else 0.0
+    is_number = isinstance(score, int | float) and not isinstance(score, bool)
+    return float(right), float(score) if is_number and score in range(BEST_SCORE + 1) else 0.0
 
 
 def _dictionary(text: str) -> dict[Any, Any]:
