@@ -13,7 +13,7 @@ from vstream.app.bench.base import Ask, Benchmark, Item, Mark, Measure
 from vstream.app.bench.disk import Disk
 from vstream.app.bench.entries import Entry
 from vstream.app.bench.registry import BENCHMARKS, benchmark_of
-from vstream.app.bench.run import present, rows_of, spread
+from vstream.app.bench.run import present, rows_of, spread, told_apart
 from vstream.app.bench.scores import scores_of
 from vstream.app.bench.streamingbench import Omni, Proactive, Real, Sqa
 from vstream.app.bench.video_mme import TABLE, TEMPLATE, VideoMme, first_letter
@@ -171,6 +171,13 @@ def test_bad_commands_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFix
     assert "--root must be the folder of video-mme" in capsys.readouterr().err
     assert main(["bench", "video-mme", "--root", str(tmp_path), "--limit", "0"]) == 2
     assert "--limit must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_two_questions_of_one_id_are_refused() -> None:
+    items = [Item("7", "a.mp4", (), (Ask("?"),), "A"), Item("7", "b.mp4", (), (Ask("?"),), "B")]
+    assert told_apart(items[:1]) == items[:1]
+    with pytest.raises(ValueError, match="two questions have the id '7'"):
+        told_apart(items)
 
 
 def test_a_limit_spreads_over_all() -> None:

@@ -243,6 +243,12 @@ def test_rvs_asks_about_whole_videos_at_the_end_of_what_is_meant(tmp_path: Path)
     ]  # fmt: skip
 
 
+def test_rvs_asks_at_the_end_where_a_video_ends_before_its_question(tmp_path: Path) -> None:
+    asked = by_video(*(conversation("What?", "Chopping.", end) for end in (23, 24, 30)))
+    root = lay_out(tmp_path, {"ego4d_oe.json": asked}, [])
+    assert [item.asks[0].at for item in items_of(RvsEgo, root)] == [23, "end", "end"]
+
+
 def test_rvs_asks_about_clips_at_their_end_and_counts_by_type(tmp_path: Path) -> None:
     offline = [{**CLIP, "question": "Of another set?"}]
     files = {"VStream-QA/vstream-realtime/test_qa_movienet.json": [CLIP, {**CLIP, "answer_type": "Scene Summary"}],

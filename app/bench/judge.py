@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from vstream.app.progress import printable
 
 RETRIES, TIMEOUT_SECONDS, CONNECT_SECONDS, SHOWN_CHARS = 4, 120.0, 10.0, 200
+MAX_REPLY_CHARS = 10_000
 SHORT: dict[str, Any] = {"temperature": 0.0, "max_tokens": 300}
 REASONING: dict[str, Any] = {"max_completion_tokens": 4096}
 """Models that reason take neither a temperature nor `max_tokens`, and need room for their reasoning."""
@@ -104,7 +105,7 @@ class Judge:
             raise self._is_none() from error
         if not isinstance(text, str) or not text.strip():
             raise JudgeError(f"the judge {self.model} said nothing ({reason})"[:SHOWN_CHARS], hopeless=False)
-        return text
+        return text[:MAX_REPLY_CHARS]
 
     def _is_none(self) -> JudgeError:
         what = "it sends no chat completions; is --judge its base URL, which mostly ends in /v1?"

@@ -2,14 +2,15 @@
 
 A line is found again by its judge and its prompt, not by its place. So a run that was killed goes on, answers that came
 later are judged alone, and another judge or another opponent may be tried and left again: nothing is asked twice, and
-no judgment is mixed with those of another judge. This module knows nothing of what the prompts are about.
+no judgment is mixed with those of another judge, which is a model's name and its host. This module knows nothing of
+what prompts are about.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from queue import SimpleQueue
@@ -72,10 +73,7 @@ class Judging:
             left = [prompt for prompt in prompts if keys[prompt] not in ledger.done]
             try:
                 with closing(replies(self.judge, left, self._at_once)) as coming:
-                    for number, _ in enumerate(
-                        self._write(coming, prompts, ledger), start=len(prompts) - len(left) + 1
-                    ):
-                        progress.count("judgments", number, len(prompts))
+                    self._write(coming, prompts, ledger, lambda number: progress.count("judgments", number, len(left)))
             finally:
                 self._collect(ledger, keys)
         if self.errors:
@@ -87,15 +85,19 @@ class Judging:
             "model": self.judge.model, "host": self.judge.host, "judgments": len(self.replies), "errors": self.errors,
         }  # fmt: skip
 
-    def _write(self, coming: Iterable[tuple[str, Reply]], items: Mapping[str, str], ledger: Ledger) -> Iterator[None]:
+    def _write(
+        self, coming: Iterable[tuple[str, Reply]], items: Mapping[str, str], ledger: Ledger, told: Callable[[int], None]
+    ) -> None:
         """A line for each reply; raises `JudgeError` when only errors come."""
         failed = 0
-        for prompt, reply in coming:
+        for number, (prompt, reply) in enumerate(coming, start=1):
             ledger.write([self._record(prompt, items[prompt], reply)])
+            told(number)
             failed = failed + 1 if isinstance(reply, JudgeError) else 0
             if failed == GIVE_UP_AFTER:
-                raise JudgeError(f"the judge failed {failed} times running, at last so: {reply}", hopeless=True)
-            yield
+                raise JudgeError(
+                    f"the judge failed {failed} times running, at last so: {reply}; --retry goes on", hopeless=True
+                )
 
     def _record(self, prompt: str, item: str, reply: Reply) -> Record:
         what = {"error": str(reply)} if isinstance(reply, JudgeError) else {"reply": reply}

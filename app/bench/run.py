@@ -5,7 +5,7 @@ A run that was stopped goes on where it was, as a batch does. This module knows 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class Bench:
         self.benchmark: Benchmark = kind(disk)
         self.out = options.out or Path(f"{name}.jsonl")
         options.check(self.out)
-        items = spread(list(self.benchmark.items()), options.limit)
+        items = spread(told_apart(self.benchmark.items()), options.limit)
         self.benchmark.prepare(items)
         self.items, self.missing = present(items, disk, partial=options.partial)
         if options.against is not None:
@@ -129,6 +129,16 @@ class Bench:
         if self._judging is None:
             needed.append("--judge URL --judge-model NAME")
         return " and ".join(needed) or "--retry"
+
+
+def told_apart(items: Iterable[Item]) -> list[Item]:
+    """The items, each with an id of its own. Raises `ValueError` if two have the same."""
+    found = dict[str, Item]()
+    for item in items:
+        if item.id in found:
+            raise ValueError(f"two questions have the id {item.id!r} in the annotations; leave one there")
+        found[item.id] = item
+    return list(found.values())
 
 
 def spread(items: Sequence[Item], limit: int | None) -> list[Item]:

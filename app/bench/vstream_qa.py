@@ -1,8 +1,8 @@
 """VStream-QA (Zhang et al., 2024, arXiv 2406.08085): open questions about hour-long videos while they go on, judged.
 
 RVS-Ego and RVS-Movie. ReKV's files (`ego4d_oe.json`, `movienet_oe.json`) name whole videos, and a question sees
-everything up to its `end_time`; a movie is its keyframes at one a second. The first published ones
-(`test_qa_ego4d.json`, `test_qa_movienet.json`) name clips that were cut where their questions are asked.
+everything up to its `end_time`, or all where the video ends before; a movie is its keyframes, one a second. The first
+published ones (`test_qa_ego4d.json`, `test_qa_movienet.json`) name clips that were cut where their questions are asked.
 
 The published script, `eval_activitynet_qa.py`, has the judge's reply read as a Python literal. It drops what is none,
 such as JSON with `true` or a dictionary in a fence, and stops at one of another shape; neither is counted here. It cuts
@@ -60,8 +60,10 @@ class _VStreamQa(Benchmark):
             if name == self.by_clip:
                 yield video, entry, "end"
                 continue
+            length = entry.number("duration") if "duration" in entry else float("inf")
             for question in entry.entries("conversations"):
-                yield video, question, question.seconds("end_time")
+                at = question.seconds("end_time")
+                yield video, question, at if at < length else "end"
 
     def prompts(self, item: Item, said: Said) -> tuple[str, ...]:
         """One, where there is an answer."""
@@ -107,7 +109,7 @@ def strict_verdict(reply: str) -> tuple[float, float]:
     """Right or not and the score, each 0 where it is not what was asked for; a fence around all is no harm."""
     fenced = re.fullmatch(r"\s*```\w*\s(.*)```\s*", reply, re.S)
     verdict = _dictionary(fenced[1] if fenced else reply)
-    pred, score = verdict.get("pred"), verdict.get("score")
+    pred, score = verdict.get("pred", ""), verdict.get("score", "")
     right = isinstance(pred, str) and pred.strip().lower() == "yes"
     if isinstance(score, bool) or not isinstance(score, int | float) or score not in range(BEST_SCORE + 1):
         score = 0
