@@ -111,7 +111,7 @@ def _over_dense(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> It
     splits = _num_splits(heads, tokens)
     size = tokens // splits
     if splits > 1:
-        cut = (part[:, : splits * size].unflatten(1, (splits, size)).transpose(0, 1) for part in (keys, values))
+        cut = (part[:, : splits * size].view(heads, splits, size, -1).transpose(0, 1) for part in (keys, values))
         out, log_sum = _flash(query.expand(splits, *query.shape), *cut, scale=scale)
         yield from zip(out, log_sum, strict=True)
     rest = slice(splits * size if splits > 1 else 0, tokens)
@@ -130,9 +130,8 @@ def _over_paged(query: Tensor, part: Paged, scale: float) -> Iterator[Partial]:
     """Copied piece by piece: slots lie anywhere, and a piece is still in the cache when it is read again."""
     piece = max(1, _GATHER_TOKENS // part.keys.shape[1]) * part.keys.shape[1]
     for start in range(0, len(part), piece):
-        out, log_sum = _flash(
-            query[None], *(x[None] for x in part.rows(start, min(start + piece, len(part)))), scale=scale
-        )
+        keys, values = part.rows(start, min(start + piece, len(part)))
+        out, log_sum = _flash(query[None], keys[None], values[None], scale=scale)
         yield out[0], log_sum[0]
 
 
@@ -147,9 +146,8 @@ def _over_quantised(query: Tensor, part: Quantised, scale: float) -> Partial:
 def _over_codes(query: Tensor, part: Quantised, piece: slice) -> Partial:
     """Scales and minima are applied to scores and shares, not to keys and values."""
     key_scale, key_low, value_scale, value_low = part.numbers[:, None, piece].float().unbind(-1)  # [K, 1, n]
-    scores = (
-        _times_codes(query, part.key_codes[:, piece], part.bits) * key_scale + query.sum(-1, keepdim=True) * key_low
-    )
+    scores = _times_codes(query, part.key_codes[:, piece], part.bits) * key_scale
+    scores += query.sum(-1, keepdim=True) * key_low
     highest = scores.amax(-1, keepdim=True)
     shares = (scores - highest).exp_()  # [K, G, n]
     total = shares.sum(-1, keepdim=True)
@@ -159,7 +157,7 @@ def _over_codes(query: Tensor, part: Quantised, piece: slice) -> Partial:
 
 
 def _times_codes(query: Tensor, codes: Tensor, bits: int) -> Tensor:
-    """Products [K, G, n] of rows [K, G, D] with codes [K, n, C]: by halves, so that 4 bits need no copy to be in order."""
+    """Products [K, G, n] of rows [K, G, D] with codes [K, n, C]: of 4 bits by halves, so that none is put in order."""
     if bits == 8:
         return query @ codes.float().mT
     first, second = query.chunk(2, dim=-1)

@@ -1,7 +1,7 @@
 """Parts of what a token attends to: keys and values that lie in several places, each as it lies there.
 
-An answer sees [sink | gist | retrieved | window | tail]. Each part is plain rows (`Dense`), slots of a slab (`Paged`) or
-whole numbers (`Quantised`), and none has to be copied to stand beside the others. All keys are rotated to where they
+An answer sees [sink | gist | retrieved | window | tail]. Each part is plain rows (`Dense`), slots of a slab (`Paged`)
+or whole numbers (`Quantised`), and none has to be copied to stand beside the others. All keys are rotated to where they
 are seen. This module knows nothing of queries, nor of what the tokens mean.
 
 Shape letters: K key/value heads, N tokens, D head dim, S slots, P tokens per slot, B slots of a part.
@@ -55,7 +55,7 @@ class Paged:
     num_tokens: int
 
     def __post_init__(self) -> None:
-        """See `ValueError`."""
+        """Raises ValueError for more tokens than the table's slots hold."""
         room = len(self.table) * self.keys.shape[1]
         if not 0 <= self.num_tokens <= room:
             raise ValueError(f"num_tokens must be 0 to {room}, what the table's slots hold, got {self.num_tokens}")

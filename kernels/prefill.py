@@ -6,7 +6,7 @@ No kernel of our own: the best of a library that fits. None needs the mask of n 
 | --- | --- | --- |
 | CUDA, 16 bits, `flash-attn` installed | `flash_attn_func(causal=True)` | causal from the bottom right, GQA as it is |
 | CUDA, 16 bits | sdpa with `causal_lower_right` | its FlashAttention-2 (arXiv 2307.08691) |
-| CUDA, else | the same, heads as expanded views | sdpa's efficient backend, which has no GQA |
+| else | the same, heads as expanded views | sdpa's efficient backend, which has no GQA |
 | CPU | torch's flash attention, twice | it is causal only for n x n: the past apart, and merged |
 
 FlexAttention does the same as `causal_lower_right` once compiled, and is compiled again for other sizes: of use only
@@ -20,7 +20,7 @@ the mask takes (it has n * N bytes):
 | 9/3, 64, 800, 8,000 | 315 | 11.8 | 238 |
 | 28/4, 128, 200, 8,000 | 571 | 1.5 | 316 |
 
-This module knows nothing of frames or caches.
+Where sdpa has no such backend, it makes the mask itself. This module knows nothing of frames or caches.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
-from vstream.kernels.attention import merge
+from vstream.kernels.attention import Partial, merge
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
@@ -65,18 +65,19 @@ def prefill(query: Tensor, keys: Tensor, values: Tensor, scale: float | None = N
     assert keys.shape[2] >= query.shape[2], f"{query.shape[2]} tokens cannot be the last of {keys.shape[2]}"
     if query.device.type == "cpu":
         return _on_cpu(query, keys, values, scale)
-    if query.element_size() == 2:
-        return _flash_attn(query, keys, values, scale) if _has_flash_attn() else _sdpa(query, keys, values, scale)
+    if query.device.type == "cuda" and query.element_size() == 2:
+        return (_flash_attn if _has_flash_attn() else _sdpa)(query, keys, values, scale)
     by_head = _as_heads(query[0], keys, values)
     return _sdpa(*by_head, scale).reshape(query.shape)
 
 
 def _on_cpu(query: Tensor, keys: Tensor, values: Tensor, scale: float | None) -> Tensor:
     """The past with G * n query rows for each key/value head, the tokens themselves causally; merged."""
-    heads, count, dim = query.shape[1:]
+    count, dim = query.shape[2:]
     past = keys.shape[2] - count
     own = _as_heads(query[0], keys[:, :, past:], values[:, :, past:])
-    out, log_sum = _flash(*own, 0.0, True, scale=scale)  # [K, G, n, D], [K, G, n]
+    partial: Partial = _flash(*own, 0.0, True, scale=scale)[:2]
+    out, log_sum = partial  # [K, G, n, D], [K, G, n]
     if past:
         folded = own[0].reshape(1, len(own[0]), -1, dim)
         before, its_sum = _flash(folded, keys[:, :, :past], values[:, :, :past], scale=scale)
@@ -86,7 +87,7 @@ def _on_cpu(query: Tensor, keys: Tensor, values: Tensor, scale: float | None) ->
 
 def _as_heads(query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """A query [H, n, D] as [K, G, n, D], keys and values [1, K, N, D] as views [K, G, N, D]."""
-    grouped = query.unflatten(0, (keys.shape[1], -1))
+    grouped = query.view(keys.shape[1], -1, *query.shape[1:])
     size = (*grouped.shape[:2], -1, -1)
     return grouped, keys[0].unsqueeze(1).expand(size), values[0].unsqueeze(1).expand(size)
 
@@ -94,7 +95,8 @@ def _as_heads(query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tens
 def _sdpa(query: Tensor, keys: Tensor, values: Tensor, scale: float | None) -> Tensor:
     bias: Any = causal_lower_right(query.shape[2], keys.shape[2])
     grouped = query.shape[1] != keys.shape[1]
-    return scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=scale, enable_gqa=grouped)
+    out: Tensor = scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=scale, enable_gqa=grouped)
+    return out
 
 
 def _flash_attn(query: Tensor, keys: Tensor, values: Tensor, scale: float | None) -> Tensor:
