@@ -85,10 +85,11 @@ def test_attention_over_parts_is_attention_over_all_of_them(plan, heads, dim, se
     rows = made(plan, heads[1], dim, seed)
     query = noise(len(rows), heads[0], dim, seed=seed + 1000)
     expected = exact(query, rows)
+    whole_numbers = any(kind.startswith("int") for row in plan for kind, _ in row)
     for out in (attend(query, rows), attend_reference(query, rows)):
         assert out.shape == query.shape
         assert out.dtype == query.dtype
-        assert error(out, expected) < 2e-5  # sums of whole numbers cancel where many tokens count the same
+        assert error(out, expected) < (1e-4 if whole_numbers else 2e-6)  # their sums cancel where many count the same
 
 
 @settings(max_examples=15, deadline=None)
