@@ -1,21 +1,17 @@
 """An answer's cache: a copy of the stream's, with the blocks that memory brings back.
 
-Where each layer chooses its own blocks, a registered attention function of a few lines lets a hook see the query. This
-module knows nothing of frames, text, threads or where blocks are stored.
+Where each layer chooses its own blocks, a hook of the attention (`attention.py`) sees the query. This module knows
+nothing of frames, text, threads or where blocks are stored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from vstream.cache import Snapshot, SpanCache, closed_up, consecutive_starts, unplace
 from vstream.kernels import group_query, invert_rotary
@@ -23,8 +19,6 @@ from vstream.memory.block import BlockMeta
 
 if TYPE_CHECKING:
     from vstream.models.base import Adapter
-
-ATTENTION = "vstream"
 
 
 class AnswerCache(SpanCache):
@@ -83,9 +77,6 @@ class AnswerCache(SpanCache):
         return unplace(self.adapter, kv, positions[:, tokens])
 
 
-LayerHook = Callable[[int, Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor, Tensor | None]]
-
-
 class Seen(Exception):
     """No error: a probe has seen all it wanted, and ends a forward pass whose later layers nobody needs."""
 
@@ -116,17 +107,15 @@ class QueryProbe:
         queries = torch.cat(self._queries[layer], dim=1)  # [H, W, D]
         return group_query(queries, self._adapter.num_kv_heads), torch.cat(self._word_keys[layer], dim=1).float()
 
-    def __call__(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The hook: looks, and passes keys, values and mask on as they are."""
+    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The hook: looks, and passes keys and values on as they are."""
         if layer not in self._layers:
-            return key, value, mask
+            return key, value
         self._queries.setdefault(layer, []).append(self._plain(query))
         self._word_keys.setdefault(layer, []).append(self._plain(key[:, :, -query.shape[2] :]))
         if self._stops and layer == self._layers[-1]:
             raise Seen
-        return key, value, mask
+        return key, value
 
     def _plain(self, states: Tensor) -> Tensor:
         """Un-rotated states [H, W, D] of the words, from the prompt's [1, H, N, D]."""
@@ -148,49 +137,13 @@ class LayerRecall(QueryProbe):
         self.inserted: dict[int, int] = {}
         self._cache, self._recall = cache, recall
 
-    def __call__(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """The hook: inserts what this layer recalls, and shows it to every token."""
         assert layer not in self.inserted, f"layer {layer} has chosen its blocks already"
-        super().__call__(layer, query, key, value, mask)
+        super().__call__(layer, query, key, value)
         placed_kv = self._recall(layer, *self.layer_query(layer))
         self.inserted[layer] = 0 if placed_kv is None else placed_kv.shape[2]
         if placed_kv is None:
-            return key, value, mask
+            return key, value
         self._cache.insert(layer, placed_kv)
-        if mask is not None:  # a single token needs none
-            mask = torch.nn.functional.pad(mask, (placed_kv.shape[2], 0), value=True)
-        return *self._cache.spans[layer].view(), mask
-
-
-def _hooked_attention(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    vstream: LayerHook | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """transformers' own sdpa attention, after a hook has seen the query."""
-    if vstream is not None:
-        layer = int(module.layer_idx)  # type: ignore[arg-type]
-        key, value, attention_mask = vstream(layer, query, key, value, attention_mask)
-    out: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    return out
-
-
-AttentionInterface.register(ATTENTION, _hooked_attention)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)
-
-
-@contextmanager
-def hooked(decoder: Any, attention: str = ATTENTION) -> Iterator[None]:
-    """While it lasts, the decoder's attention takes a `vstream=` argument; afterwards all is as before."""
-    before = decoder.config._attn_implementation
-    decoder.set_attn_implementation(attention)
-    try:
-        yield
-    finally:
-        decoder.set_attn_implementation(before)
+        return self._cache.spans[layer].view()

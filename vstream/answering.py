@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vstream.answer import Answer, Evidence
-from vstream.answer_cache import AnswerCache, LayerRecall, QueryProbe, Seen, hooked
+from vstream.answer_cache import AnswerCache, LayerRecall, QueryProbe, Seen
 from vstream.batch import RunningAnswer
 from vstream.choices import choices_text
 from vstream.clip_block import described, representative_of
@@ -242,8 +242,7 @@ class Answerer:
             return self._adapter.forward(piece.embeds, piece.positions, cache)
         probe.expect(piece.positions, piece.words)
         try:
-            with hooked(self._adapter.decoder):
-                return self._adapter.forward(piece.embeds, piece.positions, cache, vstream=probe)
+            return self._adapter.forward(piece.embeds, piece.positions, cache, vstream=probe)
         except Seen:
             return None
 

@@ -11,20 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface
 from transformers.cache_utils import Cache, CacheLayerMixin
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from vstream.answer_cache import hooked
 from vstream.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from vstream.answer import Answer
     from vstream.decoder import Decoding
     from vstream.models.base import Adapter
-
-ROWS_ATTENTION = "vstream-rows"
 
 
 class RunningAnswer:
@@ -105,8 +99,7 @@ def advance(adapter: Adapter, decodings: Sequence[Decoding]) -> None:
     ids = torch.tensor([decoding.token_ids[-1] for decoding in decodings], device=adapter.device)
     positions = torch.stack([decoding.cursor for decoding in decodings], dim=1)  # [A, R]
     rows = RowsCache([decoding.cache for decoding in decodings])
-    with hooked(adapter.decoder, ROWS_ATTENTION):
-        hidden = adapter.forward_rows(adapter.embed(ids), positions, rows, vstream=rows)  # [R, E]
+    hidden = adapter.forward_rows(adapter.embed(ids), positions, rows)  # [R, E]
     for decoding, logits in zip(decodings, adapter.head(hidden), strict=True):
         decoding.accept(logits)
 
@@ -154,25 +147,3 @@ class RowsCache(Cache):
     def held(self, layer: int) -> list[tuple[Tensor, Tensor]]:
         """Keys and values [1, K, N_r, D] of every row, as the last update left them."""
         return self._rows[layer].held
-
-
-def _rows_attention(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    vstream: RowsCache,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """transformers' own sdpa attention for each row [1, H, 1, D] of the query over its own keys and values."""
-    held = vstream.held(int(module.layer_idx))  # type: ignore[arg-type]
-    outs = [
-        sdpa_attention_forward(module, query[row : row + 1], keys, values, None, **kwargs)[0]
-        for row, (keys, values) in enumerate(held)
-    ]
-    return torch.cat(outs), None
-
-
-AttentionInterface.register(ROWS_ATTENTION, _rows_attention)
-AttentionMaskInterface.register(ROWS_ATTENTION, sdpa_mask)

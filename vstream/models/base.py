@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from vstream.attention import ROWS_ATTENTION, attending
 from vstream.turns import Turns
 
 if TYPE_CHECKING:
@@ -180,25 +181,31 @@ class Adapter(ABC):
 
     def forward(self, embeds: Tensor, positions: Tensor, cache: Any, **kwargs: Any) -> Tensor:
         """Hidden states [N, E] of a span's `embeds` at positions [A, N]; the cache is extended in place."""
-        out = self.decoder(
-            inputs_embeds=embeds[None],
-            position_ids=self.position_ids(positions.to(self.device)),
-            past_key_values=cache,
-            use_cache=True,
-            **kwargs,
-        )
+        with attending(self.decoder):
+            out = self.decoder(
+                inputs_embeds=embeds[None],
+                position_ids=self.position_ids(positions.to(self.device)),
+                past_key_values=cache,
+                use_cache=True,
+                **kwargs,
+            )
         hidden: Tensor = out.last_hidden_state[0]
         return hidden
 
     def forward_rows(self, embeds: Tensor, positions: Tensor, cache: Any, **kwargs: Any) -> Tensor:
-        """Hidden states [R, E] of one token each of R sequences: embeddings [R, E] at positions [A, R]."""
+        """Hidden states [R, E] of one token each of R sequences: embeddings [R, E] at positions [A, R].
+
+        The cache (`RowsCache`) gives each row its own keys and values.
+        """
         positions = positions.to(self.device)
-        out = self.decoder(
-            inputs_embeds=embeds[:, None],
-            position_ids=positions[0][:, None] if self.num_axes == 1 else positions[:, :, None],
-            past_key_values=cache,
-            use_cache=True,
-            **kwargs,
-        )
+        with attending(self.decoder, ROWS_ATTENTION):
+            out = self.decoder(
+                inputs_embeds=embeds[:, None],
+                position_ids=positions[0][:, None] if self.num_axes == 1 else positions[:, :, None],
+                past_key_values=cache,
+                use_cache=True,
+                vstream=cache,
+                **kwargs,
+            )
         hidden: Tensor = out.last_hidden_state[:, 0]
         return hidden
