@@ -91,7 +91,6 @@ def best_match(words: Tensor, representatives: Tensor, centre: Tensor | None, *,
     return found
 
 
-def top_within(scores: Tensor, sizes: Tensor, budget: int) -> Tensor:
-    """See `reference.top_within`."""
-    found: Tensor = _memory(scores.device.type).top_within(scores, sizes, budget)
-    return found
+def top_within(scores: Tensor, sizes: Tensor, budget: int, first: Tensor | None = None) -> Tensor:
+    """See `reference.top_within`: on the CPU, wherever the scores are, since what is chosen is looked up there."""
+    return torch_memory.top_within(scores, sizes, budget, first)

@@ -1,7 +1,7 @@
 """The specification of every kernel, in plain torch: written to be read, not to be quick.
 
-It knows nothing of devices or of what is installed. Shape letters: B blocks, L layers, H query heads, K key/value heads,
-N tokens, D head dim, S slots, P rows per slot, R bytes of a row, W words.
+It knows nothing of devices or of what is installed. Shape letters: B blocks, L layers, H query heads, K key/value
+heads, N tokens, D head dim, S slots, P rows per slot, R bytes of a row, W words.
 """
 
 from __future__ import annotations
@@ -144,19 +144,22 @@ def best_match(words: Tensor, representatives: Tensor, centre: Tensor | None, *,
     return products.mean(dim=(0, 1)).amax(dim=0)
 
 
-def top_within(scores: Tensor, sizes: Tensor, budget: int) -> Tensor:
+def top_within(scores: Tensor, sizes: Tensor, budget: int, first: Tensor | None = None) -> Tensor:
     """Places of the best that fit a budget together: best first, everything that still fits, ties to the earlier.
 
     Args:
         scores: [B], higher is better.
-        sizes: [B] int64, positive.
+        sizes: [B] int64, not negative.
         budget: the sizes of all that are chosen add up to no more.
+        first: [B] bool, those that come before all others, whatever they score.
 
     Returns:
-        [C] int64, rising.
+        [C] int64 on the CPU, rising.
     """
+    early = torch.zeros(len(scores), dtype=torch.bool) if first is None else first
+    order = sorted(range(len(scores)), key=lambda place: (not early[place], -float(scores[place])))  # stable
     chosen = []
-    for place in scores.argsort(descending=True, stable=True).tolist():
+    for place in order:
         if int(sizes[place]) <= budget:
             budget -= int(sizes[place])
             chosen.append(place)

@@ -40,7 +40,7 @@ class Side:
 
     def __init__(self, device: torch.device) -> None:
         """A stream of its own on a CUDA device, none elsewhere."""
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     @contextmanager
     def beside(self, *used: Tensor) -> Iterator[None]:
@@ -63,7 +63,7 @@ class Side:
         """When all that is queued here so far is done."""
         if self._stream is None:
             return DONE
-        event = torch.cuda.Event()
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record(self._stream)
         return Ready(event)
 

@@ -44,7 +44,7 @@ def rotate_into(keys: Tensor, tables: tuple[Tensor, Tensor], out: Tensor) -> Non
         out: [.., K, N, D].
     """
     cos, sin = tables
-    for part in _stretches(keys.shape[-2], keys[..., 0, :].numel()):
+    for part in _stretches(keys.shape[-2], keys.numel() // max(1, keys.shape[-2])):
         _rotate(keys[..., part, :], cos[:, part], sin[:, part], out[..., part, :])
 
 
@@ -73,7 +73,7 @@ def place_rows(
         where = (one[heads:][part] for one in places)
         found = torch.cat([shared, gather_rows(slab_layer, *where)]) if heads else gather_rows(slab_layer, *where)
         kv = unpack_rows(found.view(torch.uint8)[None], owner[part], layout)[0]  # [2, K, n, D]
-        _rotate(kv[0], *(table[:, part] for table in tables), keys[:, part])
+        _rotate(kv[0], tables[0][:, part], tables[1][:, part], keys[:, part])
         values[:, part].copy_(kv[1])
 
 
@@ -117,33 +117,43 @@ def _int_signs(dim: int) -> Tensor:
 
 
 def best_match(words: Tensor, representatives: Tensor, centre: Tensor | None, *, cosine: bool) -> Tensor:
-    """See `reference.best_match`: one float32 copy, which is changed in place."""
+    """See `reference.best_match`: a stretch of blocks at a time, in one float32 copy that is changed in place."""
+    asked = torch.nn.functional.normalize(words, dim=-1) if cosine else words
+    blocks = representatives.shape[2]
+    stretches = _stretches(blocks, representatives.numel() // max(1, blocks))
+    found = [_best(asked, representatives[:, :, part], centre, cosine) for part in stretches]
+    return torch.cat(found) if found else words.new_zeros(0)
+
+
+def _best(words: Tensor, representatives: Tensor, centre: Tensor | None, cosine: bool) -> Tensor:
     wide = representatives.to(torch.float32, copy=centre is not None)
     if centre is not None:
         wide.sub_(centre)
-    products = (torch.nn.functional.normalize(words, dim=-1) if cosine else words) @ wide.mT  # [L, K, W, B]
+    products = words @ wide.mT  # [L, K, W, B]
     if cosine:
         products.div_(torch.linalg.vector_norm(wide, dim=-1).clamp_min_(SHORTEST)[:, :, None])
     return products.mean(dim=(0, 1)).amax(dim=0)
 
 
-def top_within(scores: Tensor, sizes: Tensor, budget: int) -> Tensor:
-    """See `reference.top_within`: what fits in a row is taken at once, then on behind the first that does not fit."""
-    order = scores.argsort(descending=True, stable=True)
+def top_within(scores: Tensor, sizes: Tensor, budget: int, first: Tensor | None = None) -> Tensor:
+    """See `reference.top_within`: the best that fit in a row at once, the rest one by one, on the CPU."""
+    order = scores.cpu().argsort(descending=True, stable=True)
+    if first is not None:
+        order = order[(~first)[order].argsort(stable=True)]
     ranked = sizes[order]
-    smallest = int(ranked.min()) if len(ranked) else 0
-    taken, start = list[Tensor](), 0
-    while start < len(order) and budget >= smallest:
-        count = int((ranked[start:].cumsum(0) <= budget).sum())
-        taken.append(order[start : start + count])
-        budget -= int(ranked[start : start + count].sum())
-        start += count
-        fitting = (ranked[start:] <= budget).nonzero()
-        start += int(fitting[0]) if len(fitting) else len(order)
-    return torch.cat(taken).sort().values if taken else order[:0]
+    count = int((ranked.cumsum(0) <= budget).sum())
+    chosen, left, budget = order[:count], ranked[count:].tolist(), budget - int(ranked[:count].sum())
+    more, smallest = list[int](), min(left, default=0)
+    for place, size in enumerate(left, count):
+        if budget < smallest:
+            break
+        if size <= budget:
+            budget -= size
+            more.append(place)
+    return torch.cat([chosen, order[more]]).sort().values
 
 
 def _stretches(tokens: int, numbers: int) -> list[slice]:
-    """Tokens, few enough at a time that so many numbers each stay in a cache."""
-    step = max(16, STRETCH_NUMBERS // numbers)
+    """Tokens or blocks, few enough at a time that what is made of them, so many numbers each, stays in a cache."""
+    step = max(16, STRETCH_NUMBERS // max(1, numbers))
     return [slice(start, start + step) for start in range(0, tokens, step)]

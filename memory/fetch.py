@@ -67,7 +67,9 @@ class Fetch:
         layers: those that can be read.
     """
 
-    def __init__(self, parts: Sequence[Part], num_tokens: int, layers: range, shape: BlockShape, device: torch.device):
+    def __init__(
+        self, parts: Sequence[Part], num_tokens: int, layers: range, shape: BlockShape, device: torch.device
+    ) -> None:
         self.num_tokens, self.layers = num_tokens, layers
         self._parts, self._shape, self._device = parts, shape, device
 

@@ -133,7 +133,9 @@ class Tiers:
         codec = self._codecs[name]
         found = [self._disk.read_rows(block_id, codec, forms[block_id].num_tokens, layers)[:, : codec.num_rows(count)]
                  for block_id, count, _ in spans]  # fmt: skip
-        heads, tokens = ([rows[:, part] for rows in found] for part in (slice(codec.head_rows), slice(codec.head_rows, None)))
+        heads, tokens = (
+            [rows[:, part] for rows in found] for part in (slice(codec.head_rows), slice(codec.head_rows, None))
+        )
         words = torch.cat(heads + tokens, dim=1).view(torch.int64)[:, :, None]  # [l, S, 1, W]
         slots = torch.arange(words.shape[1])
         return self._part(name, lambda layer: words[layer - layers.start], (slots, torch.zeros_like(slots)), spans)

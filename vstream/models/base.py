@@ -183,7 +183,7 @@ class Adapter(ABC):
     def turns_halves(self) -> bool:
         """Whether `rotate` turns channel d with channel d + D / 2 over all D, as our kernels do.
 
-        Families that pair neighbours (interleaved), or turn only some channels, do not: theirs is the only function then.
+        Families that pair neighbours (interleaved), or turn only some channels, do not: then theirs alone is used.
         """
         table, noise = self.rotary(torch.zeros(self.num_axes, _PROBE_TOKENS, dtype=torch.int64))[0], torch.Generator()
         if table.shape[-1] != self.head_dim:
