@@ -7,42 +7,109 @@ are the specification in plain torch; this file is the one place that chooses an
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from types import ModuleType
 
 from torch import Tensor
 
+from vstream.kernels import torch_memory
 from vstream.kernels.attention import attend_cpu, attend_reference
+from vstream.kernels.layout import RowLayout
 from vstream.kernels.parts import Dense, Paged, Part, Quantised, pack
 from vstream.kernels.prefill import prefill
 from vstream.kernels.reference import (
     LARGEST,
-    dequantise,
-    gather_rows,
+    SHORTEST,
     group_query,
     invert_rotary,
     quantise,
+    rotate_halves,
     score_blocks,
     turn,
 )
 
 __all__ = [
     "LARGEST",
+    "SHORTEST",
     "Dense",
     "Paged",
     "Part",
     "Quantised",
+    "RowLayout",
     "attend",
+    "best_match",
     "dequantise",
     "gather_rows",
     "group_query",
     "invert_rotary",
     "pack",
+    "place_rows",
     "prefill",
     "quantise",
+    "rotate_halves",
+    "rotate_into",
     "score_blocks",
+    "top_within",
     "turn",
+    "unpack_rows",
 ]
 
 
 def attend(query: Tensor, rows: Sequence[Sequence[Part]], scale: float | None = None) -> Tensor:
     """Attention of single tokens over parts that lie apart; see `attend_reference` for arguments and result."""
     return (attend_cpu if query.device.type == "cpu" else attend_reference)(query, rows, scale)
+
+
+# Memory: which file's version runs, by the device that computes; what each does is said in `reference.py` -------------
+
+
+@cache
+def _memory(device_type: str) -> ModuleType:
+    return torch_memory
+
+
+def gather_rows(slab_layer: Tensor, slots: Tensor, offsets: Tensor) -> Tensor:
+    """See `reference.gather_rows`."""
+    found: Tensor = _memory(slab_layer.device.type).gather_rows(slab_layer, slots, offsets)
+    return found
+
+
+def unpack_rows(rows: Tensor, owner: Tensor, layout: RowLayout) -> Tensor:
+    """See `reference.unpack_rows`."""
+    found: Tensor = _memory(rows.device.type).unpack_rows(rows, owner, layout)
+    return found
+
+
+def dequantise(rows: Tensor, bases: Tensor, owner: Tensor, bits: int) -> Tensor:
+    """See `reference.dequantise`."""
+    found: Tensor = _memory(rows.device.type).dequantise(rows, bases, owner, bits)
+    return found
+
+
+def place_rows(
+    slab_layer: Tensor,
+    places: tuple[Tensor, Tensor],
+    owner: Tensor,
+    layout: RowLayout,
+    tables: tuple[Tensor, Tensor],
+    keys: Tensor,
+    values: Tensor,
+) -> None:
+    """See `reference.place_rows`."""
+    _memory(keys.device.type).place_rows(slab_layer, places, owner, layout, tables, keys, values)
+
+
+def rotate_into(keys: Tensor, tables: tuple[Tensor, Tensor], out: Tensor) -> None:
+    """See `reference.rotate_halves`; the result goes to `out`, which is no part of `keys`, in its type."""
+    _memory(keys.device.type).rotate_into(keys, tables, out)
+
+
+def best_match(words: Tensor, representatives: Tensor, centre: Tensor | None, *, cosine: bool) -> Tensor:
+    """See `reference.best_match`."""
+    found: Tensor = _memory(words.device.type).best_match(words, representatives, centre, cosine=cosine)
+    return found
+
+
+def top_within(scores: Tensor, sizes: Tensor, budget: int, first: Tensor | None = None) -> Tensor:
+    """See `reference.top_within`: on the CPU, wherever the scores are, since what is chosen is looked up there."""
+    return torch_memory.top_within(scores, sizes, budget, first)

@@ -29,7 +29,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from vstream.kernels import LARGEST, dequantise, quantise
+from vstream.kernels import LARGEST, RowLayout, quantise, unpack_rows
 from vstream.memory.block import BlockShape
 
 WORD_BYTES = 8
@@ -42,11 +42,13 @@ class Codec(ABC):
     Attributes:
         name: as in `BlockMeta.codec`.
         shape: of the blocks.
+        bits: of a number; 0 where the model's own are kept.
         row_bytes: R, bytes of one row of one layer.
         head_rows: rows of a layer that all tokens of a block share.
     """
 
     name: str
+    bits: int
     row_bytes: int
     head_rows: int
 
@@ -73,7 +75,12 @@ class Codec(ABC):
             [L, head_rows + N, R] uint8.
         """
 
-    @abstractmethod
+    @property
+    def layout(self) -> RowLayout:
+        """Its rows, as kernels read them."""
+        shape = self.shape
+        return RowLayout(self.bits, shape.dtype, shape.num_kv_heads, shape.head_dim, self.row_bytes, self.head_rows)
+
     def decode(self, rows: Tensor, owner: Tensor) -> Tensor:
         """Keys and values of some blocks' tokens, or of their first ones; the bits do not depend on which.
 
@@ -84,6 +91,7 @@ class Codec(ABC):
         Returns:
             [l, 2, K, N, D] of the shape's dtype.
         """
+        return unpack_rows(rows, owner, self.layout)
 
     def round_trip(self, kv: Tensor, lead: int) -> Tensor:
         """A block's kv [L, 2, K, N, D] as it will be read, of the same bits."""
@@ -95,23 +103,17 @@ class Raw(Codec):
     """The model's own numbers, bit for bit."""
 
     name = "none"
+    bits = 0
     head_rows = 0
 
     def __init__(self, shape: BlockShape) -> None:
         super().__init__(shape)
-        self._own_bytes = shape.bytes_per_token // shape.num_layers
-        self.row_bytes = _whole_words(self._own_bytes)
+        self.row_bytes = _whole_words(shape.bytes_per_token // shape.num_layers)
 
     def encode(self, kv: Tensor, lead: int) -> Tensor:
         """See `Codec.encode`."""
         rows = kv.detach().permute(0, 3, 1, 2, 4).contiguous().flatten(2).view(torch.uint8)
         return _padded(rows, self.row_bytes)
-
-    def decode(self, rows: Tensor, owner: Tensor) -> Tensor:
-        """See `Codec.decode`."""
-        own = rows[..., : self._own_bytes].contiguous().view(self.shape.dtype)
-        size = (*rows.shape[:2], 2, self.shape.num_kv_heads, self.shape.head_dim)
-        return own.view(size).permute(0, 2, 3, 1, 4)
 
     def round_trip(self, kv: Tensor, lead: int) -> Tensor:
         """The same."""
@@ -124,8 +126,6 @@ class Quantised(Codec):
     The head is the mean key of the first frame, float16, from which keys are counted. A number that is none becomes 0,
     one beyond float16's range the end of it.
     """
-
-    bits: int
 
     def __init__(self, shape: BlockShape) -> None:
         super().__init__(shape)
@@ -140,13 +140,6 @@ class Quantised(Codec):
         head = _padded(base.flatten(1).view(torch.uint8), self.head_rows * self.row_bytes)
         rows = _padded(quantise(wide, base, self.bits), self.row_bytes)
         return torch.cat([head.view(len(head), self.head_rows, self.row_bytes), rows], dim=1)
-
-    def decode(self, rows: Tensor, owner: Tensor) -> Tensor:
-        """See `Codec.decode`."""
-        layers, heads = len(rows), rows.shape[1] - len(owner)
-        kept = rows[:, :heads].reshape(layers, heads // self.head_rows, -1)[..., : self._base_bytes].contiguous()
-        bases = kept.view(torch.float16).view(layers, -1, self.shape.num_kv_heads, self.shape.head_dim)
-        return dequantise(rows[:, heads:], bases, owner, self.bits).to(self.shape.dtype)
 
 
 class Int8(Quantised):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from vstream.kernels import score_blocks
+from vstream.kernels import best_match, score_blocks
 from vstream.memory.block import Block, BlockShape, TokenKind
 from vstream.memory.exact_search import inner_products
 from vstream.memory.representatives import Kept
@@ -43,8 +43,7 @@ class Centred(Retriever):
 
     def score(self, query: Query, blocks: Candidates) -> Tensor:
         """See `Retriever.score`."""
-        keys = blocks.keys.float() - blocks.common
-        return (score_blocks(normalize(query.mean, dim=-1), keys) / lengths_of(keys)).mean(dim=(0, 1))
+        return best_match(query.mean[:, :, None], blocks.keys, blocks.common, cosine=True)
 
 
 class MaxSim(Retriever):
@@ -63,13 +62,7 @@ class MaxSim(Retriever):
 
     def score(self, query: Query, blocks: Candidates) -> Tensor:
         """See `Retriever.score`."""
-        return self._best_word(query.word_keys, blocks.keys.float() - blocks.common)
-
-    def _best_word(self, word_keys: Tensor, keys: Tensor) -> Tensor:
-        """Best mean cosine [B] of any one of words [L, K, W, D] with keys [L, K, B, D]."""
-        words = normalize(word_keys, dim=-1)
-        cosines: Tensor = words @ keys.mT / lengths_of(keys)[:, :, None]  # [L, K, W, B]
-        return cosines.mean(dim=(0, 1)).amax(dim=0)
+        return best_match(query.word_keys, blocks.keys, blocks.common, cosine=True)
 
 
 class Prototypes(MaxSim):
@@ -99,7 +92,8 @@ class Prototypes(MaxSim):
     def score(self, query: Query, blocks: Candidates) -> Tensor:
         """See `Retriever.score`."""
         runs = blocks.extra.chunk(self.COUNT, dim=1)
-        return torch.stack([self._best_word(query.word_keys, run.float() - blocks.common) for run in runs]).amax(dim=0)
+        found = [best_match(query.word_keys, run, blocks.common, cosine=True) for run in runs]
+        return torch.stack(found).amax(dim=0)
 
 
 class Quest(Retriever):
@@ -259,12 +253,6 @@ class Oracle(Keyless):
 FEW = 3  # blocks, among which nothing stands out
 BELOW = 2.0
 """Between the greatest mean of cosines and the least."""
-
-
-def lengths_of(keys: Tensor) -> Tensor:
-    """Of keys [.., D], [..], never zero."""
-    lengths: Tensor = torch.linalg.vector_norm(keys, dim=-1)
-    return lengths.clamp_min(1e-12)
 
 
 def seen_keys(kv: Tensor, kinds: Tensor) -> Tensor:

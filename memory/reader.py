@@ -16,6 +16,7 @@ from torch import Tensor
 from vstream.memory import folder as folders
 from vstream.memory.block import Block, BlockShape, Tier
 from vstream.memory.disk import DiskTier, StoredBlock
+from vstream.memory.fetch import Fetch
 from vstream.memory.store import BlockStore
 
 ANY_DISK_BYTES = 1 << 60
@@ -100,10 +101,15 @@ class ReadStore(BlockStore):
             raise BlockGoneError(f"block {block_id} is gone")
         return found
 
-    def _gather(self, layers: range, ids: Sequence[int], lengths: Sequence[int] | None) -> Tensor:
+    def fetch(self, ids: Sequence[int], lengths: Sequence[int] | None = None, layers: range | None = None) -> Fetch:
+        """See `BlockStore.fetch`.
+
+        Raises:
+            BlockGoneError: if a block is no longer there.
+        """
         self._check_known(ids)
         try:
-            return super()._gather(layers, ids, lengths)
+            return super().fetch(ids, lengths, layers)
         except RuntimeError:
             gone = sorted(set(ids) - set(self._disk_tier.block_ids()))
             if not gone:

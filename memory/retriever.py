@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from vstream.kernels import top_within
 from vstream.memory.block import Block, BlockShape, Extra
 from vstream.memory.columns import Rows
 from vstream.memory.representatives import Kept
@@ -171,10 +172,12 @@ class Retriever(ABC):
             return Selection((), torch.zeros(0))
         pieces = blocks.pieces() if self.one_by_one else [blocks]
         rows, scores = blocks.rows, torch.cat([self.score(query, piece) for piece in pieces]).float().cpu()
-        order = _raised(scores, self.neighbours).argsort(descending=True, stable=True).numpy()
-        ranked = order[np.argsort(~_named(rows, query.moments)[order], kind="stable")].tolist()
-        chosen = sorted(_fill(ranked, rows["num_tokens"].tolist(), blocks.budget_tokens))
-        return Selection(tuple(rows["id"][chosen].tolist()), scores)
+        sizes, named = (
+            torch.from_numpy(rows["num_tokens"].astype(np.int64)),
+            torch.from_numpy(_named(rows, query.moments)),
+        )
+        chosen = top_within(_raised(scores, self.neighbours), sizes, blocks.budget_tokens, named)
+        return Selection(tuple(rows["id"][chosen.numpy()].tolist()), scores)
 
 
 def _raised(scores: Tensor, neighbours: int) -> Tensor:
@@ -193,15 +196,3 @@ def _named(candidates: Rows, moments: Sequence[float]) -> npt.NDArray[np.bool_]:
     for moment in moments:
         named |= (candidates["start_seconds"] < moment + 1) & (candidates["end_seconds"] > moment - 1)
     return named
-
-
-def _fill(ranked: Sequence[int], sizes: Sequence[int], budget: int) -> list[int]:
-    """Best first, everything that still fits."""
-    chosen, smallest = [], min(sizes)
-    for i in ranked:
-        if budget < smallest:
-            break
-        if sizes[i] <= budget:
-            budget -= sizes[i]
-            chosen.append(i)
-    return chosen

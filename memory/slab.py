@@ -149,17 +149,17 @@ class Slab:
         device = self.data.device
         return slots[order].to(device), (rows % per_slot)[order].to(device)
 
-    def rows(self, layer: int, codec: str, places: tuple[Tensor, Tensor]) -> Tensor:
-        """One layer of what lies at some places, [B * head_rows + N, R] uint8 on the slab's device."""
+    def words(self, layer: int, codec: str) -> Tensor:
+        """One layer as rows of a codec, [S, P, W] int64: P rows of W words in each of S slots. A view."""
         per_slot, words = self._rows_per_slot(codec), self._codecs[codec].row_bytes // WORD_BYTES
-        slots = self.data[layer, :, : per_slot * words].view(self.num_slots, per_slot, words)
-        return gather_rows(slots, *places).view(torch.uint8)
+        return self.data[layer, :, : per_slot * words].view(self.num_slots, per_slot, words)
 
     def payload(self, block_id: int) -> Tensor:
         """A resident block's rows [L, head_rows + N, R] uint8, as they were written."""
         form = self.forms[block_id]
         places = self.places([block_id], [form.num_tokens])
-        return torch.stack([self.rows(layer, form.codec, places) for layer in range(len(self.data))])
+        rows = [gather_rows(self.words(layer, form.codec), *places) for layer in range(len(self.data))]
+        return torch.stack(rows).view(torch.uint8)
 
     def check_integrity(self) -> None:
         """Raise RuntimeError if a slot is lost or used twice, or a block has the wrong number of slots."""

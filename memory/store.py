@@ -22,6 +22,7 @@ from vstream.memory import integrity
 from vstream.memory.block import Block, BlockMeta, BlockShape, Form, Tier, lead_tokens
 from vstream.memory.budget import Budgets
 from vstream.memory.disk import DiskTier, StoredBlock
+from vstream.memory.fetch import Fetch
 from vstream.memory.index import BlockIndex, Entry
 from vstream.memory.records import meta_bytes, own
 from vstream.memory.representatives import RepresentativeTable
@@ -239,11 +240,25 @@ class BlockStore:
         Raises:
             RuntimeError: if stored bytes are damaged.
         """
-        return self._gather(range(self.shape.num_layers), ids, lengths)
+        return self.fetch(ids, lengths).read()
 
     def gather_layer(self, layer: int, ids: Sequence[int], lengths: Sequence[int] | None = None) -> Tensor:
         """One layer of blocks, [2, K, N, D] on the device, concatenated in the order given; else as `gather`."""
-        return self._gather(range(layer, layer + 1), ids, lengths)[0]
+        return self.fetch(ids, lengths, range(layer, layer + 1)).read()[0]
+
+    def fetch(self, ids: Sequence[int], lengths: Sequence[int] | None = None, layers: range | None = None) -> Fetch:
+        """Blocks made ready to be read a layer at a time, until the next fetch or commit; arguments as of `gather`.
+
+        Args:
+            layers: a stretch of them; by default all.
+        """
+        forms = {block_id: self.meta(block_id).form for block_id in ids}
+        counts = [forms[block_id].num_tokens for block_id in ids] if lengths is None else lengths
+        for block_id, count in zip(ids, counts, strict=True):
+            assert 0 < count <= forms[block_id].num_tokens, f"{count} tokens of {self.meta(block_id)}"
+        found = self._tiers.fetch(layers or range(self.shape.num_layers), ids, counts, forms)
+        self._note_use()
+        return found
 
     @contextmanager
     def pinned(self, ids: Sequence[int]) -> Iterator[None]:
@@ -394,15 +409,6 @@ class BlockStore:
             table.remove(block_id)
         self.pictures.pop(block_id, None)
         self._tiers.forget(block_id)
-
-    def _gather(self, layers: range, ids: Sequence[int], lengths: Sequence[int] | None) -> Tensor:
-        forms = {block_id: self.meta(block_id).form for block_id in ids}
-        counts = [forms[block_id].num_tokens for block_id in ids] if lengths is None else lengths
-        for block_id, count in zip(ids, counts, strict=True):
-            assert 0 < count <= forms[block_id].num_tokens, f"{count} tokens of {self.meta(block_id)}"
-        out = self._tiers.gather(layers, ids, counts, forms)
-        self._note_use()
-        return out
 
     def _note_use(self) -> None:
         """Evict what the grown index leaves no room for, and remember the peaks."""

@@ -6,7 +6,7 @@ This module knows nothing of metadata, sessions or what is charged: it is told h
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from vstream.memory.block import BlockShape, Form, Tier
 from vstream.memory.budget import Budgets
 from vstream.memory.disk import DiskTier
+from vstream.memory.fetch import Fetch, Part
 from vstream.memory.slab import Slab
 
 Span = tuple[int, int, int]
@@ -68,8 +69,8 @@ class Tiers:
         if Tier.HOST in self.slabs and self.home is not Tier.HOST:
             self.slabs[Tier.HOST].shrink(self.pins, self._limit_slots(Tier.HOST))
 
-    def gather(self, layers: range, ids: Sequence[int], counts: Sequence[int], forms: Mapping[int, Form]) -> Tensor:
-        """The first `counts` tokens of blocks, [len(layers), 2, K, N, D] on the device, in the order given.
+    def fetch(self, layers: range, ids: Sequence[int], counts: Sequence[int], forms: Mapping[int, Form]) -> Fetch:
+        """The first `counts` tokens of blocks, in the order given, ready to be read.
 
         What is read comes into the caches where it fits beside the rest of `ids`; what does not is read past them.
 
@@ -79,20 +80,18 @@ class Tiers:
             counts: for each of them.
             forms: by block id, how each is stored.
         """
-        size = (len(layers), 2, self._shape.num_kv_heads, sum(counts), self._shape.head_dim)
-        out = torch.empty(size, dtype=self._shape.dtype, device=self._device)
         resident: dict[tuple[Tier, str], list[Span]] = {}
         keep, start = self.pins.keys() | set(ids), 0
         for block_id, count in zip(ids, counts, strict=True):
             tier = self._warm(block_id, forms[block_id], keep)
             resident.setdefault((tier, forms[block_id].codec), []).append((block_id, count, start))
             start += count
-        for (tier, codec), spans in resident.items():
-            if tier is Tier.DISK:
-                self._read_spans(layers, spans, forms, out)
-            else:
-                self._gather_spans(self.slabs[tier], codec, layers, spans, out)
-        return out
+        parts = [
+            self._from_disk(layers, codec, spans, forms) if tier is Tier.DISK
+            else self._from_slab(self.slabs[tier], codec, spans)
+            for (tier, codec), spans in resident.items()
+        ]  # fmt: skip
+        return Fetch(parts, start, layers, self._shape, self._device)
 
     def _make_room(self, tier: Tier, form: Form, keep: Collection[int]) -> bool:
         """Evict from a cache, none of `keep`, until one more block fits; whether it does."""
@@ -124,28 +123,33 @@ class Tiers:
         assert self.disk is not None, "a block on disk without a disk"
         return self.disk
 
-    def _read_spans(self, layers: range, spans: Sequence[Span], forms: Mapping[int, Form], out: Tensor) -> None:
-        """Read blocks that no cache has room for from the disk into their places in `out`."""
-        for block_id, count, start in spans:
-            codec = self._codecs[forms[block_id].codec]
-            rows = self._disk.read_rows(block_id, codec, forms[block_id].num_tokens, layers)
-            kept, owner = rows[:, : codec.num_rows(count)], torch.zeros(count, dtype=torch.int64)
-            out[:, :, :, start : start + count] = codec.decode(kept.to(self._device), owner.to(self._device))
+    def _from_slab(self, slab: Slab, codec: str, spans: Sequence[Span]) -> Part:
+        """Resident blocks of one codec."""
+        places = slab.places([span[0] for span in spans], [span[1] for span in spans])
+        return self._part(codec, lambda layer: slab.words(layer, codec), places, spans)
 
-    def _gather_spans(self, slab: Slab, codec: str, layers: range, spans: Sequence[Span], out: Tensor) -> None:
-        """Decode resident blocks of one codec into their places in `out`: one indexing operation a layer."""
-        ids, counts, starts = zip(*spans, strict=True)
-        places, sizes = slab.places(ids, counts), torch.tensor(counts)
-        owner = torch.arange(len(ids)).repeat_interleave(sizes)
-        columns = torch.arange(len(owner)) + (torch.tensor(starts) - (sizes.cumsum(0) - sizes))[owner]
-        alone, owner, columns = len(owner) == out.shape[3], owner.to(self._device), columns.to(self._device)
-        for into, layer in zip(out, layers, strict=True):
-            rows = slab.rows(layer, codec, places).to(self._device)
-            found = self._codecs[codec].decode(rows[None], owner)[0]  # [2, K, N, D]
-            if alone:
-                into.copy_(found)
-            else:
-                into.index_copy_(2, columns, found)
+    def _from_disk(self, layers: range, name: str, spans: Sequence[Span], forms: Mapping[int, Form]) -> Part:
+        """Blocks of one codec that no cache has room for: their rows are in RAM from here on."""
+        codec = self._codecs[name]
+        found = [self._disk.read_rows(block_id, codec, forms[block_id].num_tokens, layers)[:, : codec.num_rows(count)]
+                 for block_id, count, _ in spans]  # fmt: skip
+        heads, tokens = (
+            [rows[:, part] for rows in found] for part in (slice(codec.head_rows), slice(codec.head_rows, None))
+        )
+        words = torch.cat(heads + tokens, dim=1).view(torch.int64)[:, :, None]  # [l, S, 1, W]
+        slots = torch.arange(words.shape[1])
+        return self._part(name, lambda layer: words[layer - layers.start], (slots, torch.zeros_like(slots)), spans)
+
+    def _part(
+        self, codec: str, words: Callable[[int], Tensor], places: tuple[Tensor, Tensor], spans: Sequence[Span]
+    ) -> Part:
+        sizes, starts = (torch.tensor([span[i] for span in spans]) for i in (1, 2))
+        ends, owner = sizes.cumsum(0), torch.arange(len(spans)).repeat_interleave(sizes)
+        first, shifts = int(starts[0]), starts - (ends - sizes)
+        columns: slice | Tensor = slice(first, first + len(owner))
+        if not (shifts == first).all():
+            columns = (torch.arange(len(owner)) + shifts[owner]).to(self._device)
+        return Part(self._codecs[codec], words, places, owner.to(self._device), columns)
 
 
 def _make_slab(budgets: Budgets, tier: Tier, device: torch.device) -> Slab:

@@ -58,12 +58,18 @@ class AnswerCache(SpanCache):
             starts = consecutive_starts(self.snapshot.window_start - advance, metas)
         return torch.cat([start[:, None] + meta.positions for start, meta in zip(starts, metas, strict=True)], dim=1)
 
+    def open(self, layer_index: int, count: int) -> tuple[Tensor, Tensor]:
+        """Room for placed keys and values, [K, R, D] each, between sink and window of one layer; it holds anything."""
+        layer, start = self.spans[layer_index], self.snapshot.sink.meta.num_tokens
+        assert count <= layer.begin, f"{count} tokens in front, where there is room for {layer.begin}"
+        layer.slide(start, layer.begin - count)
+        room = slice(layer.begin + start, layer.begin + start + count)
+        return layer.keys[0, :, room], layer.values[0, :, room]
+
     def insert(self, layer_index: int, placed_kv: Tensor) -> None:
         """Puts placed keys and values [2, K, R, D] between sink and window of one layer."""
-        layer, sink_tokens = self.spans[layer_index], self.snapshot.sink.meta.num_tokens
-        count = placed_kv.shape[2]
-        layer.slide(sink_tokens, layer.begin - count)
-        layer.write(layer.begin + sink_tokens, placed_kv[:1], placed_kv[1:])
+        for room, found in zip(self.open(layer_index, placed_kv.shape[2]), placed_kv, strict=True):
+            room.copy_(found)
 
     def forget_prompt(self) -> None:
         """Back to what it was before the prompt, in the layers that have seen it."""

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from vstream.kernels import invert_rotary
+from vstream.kernels import invert_rotary, rotate_into
+from vstream.kernels.streams import DONE, Ready
 from vstream.memory.block import BlockMeta
 
 if TYPE_CHECKING:
@@ -26,10 +27,15 @@ class SpanLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """Keys and values of one layer: a span [begin, end) of a preallocated buffer.
 
     Appending a token writes one slot. Evicting behind the sink, and inserting behind it, move only the sink.
+
+    Attributes:
+        keys, values: the buffer.
+        arriving: when what is being copied into it from elsewhere is there; it is waited for before it is read.
     """
 
     keys: Tensor
     values: Tensor
+    arriving: Ready = DONE
 
     def __init__(
         self, capacity: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device
@@ -59,6 +65,8 @@ class SpanLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
     def view(self) -> tuple[Tensor, Tensor]:
         """The span's keys and values, [1, K, end - begin, D] each."""
+        self.arriving.wait()
+        self.arriving = DONE
         return self.keys[:, :, self.begin : self.end], self.values[:, :, self.begin : self.end]
 
     def slide(self, head: int, begin: int) -> None:
@@ -136,10 +144,27 @@ def unplace(adapter: Adapter, kv: Tensor, positions: Tensor) -> Tensor:
     return _turned_kv(adapter, kv, *invert_rotary(*adapter.rotary(positions)))
 
 
+def place_into(adapter: Adapter, kv: Tensor, tables: tuple[Tensor, Tensor], keys: Tensor, values: Tensor) -> None:
+    """As `place`, by tables [1, N, D], with the result written elsewhere.
+
+    Args:
+        adapter: where it turns other pairs than halves, its own function does it.
+        kv: [L, 2, K, N, D].
+        tables: cos and sin.
+        keys, values: [L, K, N, D], of the same type, no part of `kv`.
+    """
+    if adapter.turns_halves:
+        rotate_into(kv[:, 0], tables, keys)
+    else:
+        keys.copy_(adapter.rotate(kv[:, 0].to(tables[0].dtype), *tables))
+    values.copy_(kv[:, 1])
+
+
 def _turned_kv(adapter: Adapter, kv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     whole = kv if kv.ndim == 5 else kv[None]
-    keys = adapter.rotate(whole[:, 0].to(cos.dtype), cos, sin).to(kv.dtype)
-    return torch.stack([keys, whole[:, 1]], dim=1).view(kv.shape)
+    out = torch.empty(whole.shape, dtype=kv.dtype, device=kv.device)
+    place_into(adapter, whole, (cos, sin), out[:, 0], out[:, 1])
+    return out.view(kv.shape)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,19 +8,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vstream.cache import place
+from vstream.cache import place_into
+from vstream.kernels.streams import arrivals
 from vstream.memory.block import BlockMeta
 from vstream.memory.levels import DETAIL, DIGEST, GIST
 from vstream.memory.retriever import Query
 
 if TYPE_CHECKING:
     from vstream.answer_cache import AnswerCache
+    from vstream.memory.fetch import Fetch
     from vstream.memory.retriever import Candidates, Retriever
     from vstream.memory.store import BlockStore
     from vstream.models.base import Adapter
@@ -91,13 +94,18 @@ class Recall:
         return Query(means.float(), word_keys, self._moments, self._word_embeds)
 
     def for_all_layers(self, query: Query) -> None:
-        """Inserts one choice of blocks into every layer."""
+        """Inserts one choice of blocks into every layer.
+
+        On a GPU the blocks come on a stream of their own: while a layer computes, the next one's are on their way.
+        """
         metas = self._choose(query, self.layers)
         if metas:
-            kv = self._store.gather([meta.id for meta in metas], [meta.num_tokens for meta in metas])
-            positions = self._positions(metas)
-            for layer, part in enumerate(kv):  # one at a time: large copies cost more than the turning
-                self._cache.insert(layer, place(self._adapter, part, positions))
+            fetch, tables = self._fetch(metas), self._adapter.rotary(self._positions(metas))
+            side, buffers = arrivals(self._adapter.device), [(span.keys, span.values) for span in self._cache.spans]
+            with side.beside(*tables, *chain(*buffers)):
+                for layer in fetch.layers:
+                    self._place(fetch, layer, tables, *self._cache.open(layer, fetch.num_tokens))
+                    self._cache.spans[layer].arriving = side.mark()
 
     def for_layer(self, layer: int, mean: Tensor, word_keys: Tensor) -> Tensor | None:
         """One layer's own choice, placed [2, K, R, D], given its query [K, D] and [K, W, D]; None for nothing."""
@@ -105,8 +113,20 @@ class Recall:
         metas = self._choose(self.query(mean[None], word_keys[None], layers), layers)
         if not metas:
             return None
-        kv = self._store.gather_layer(layer, [meta.id for meta in metas], [meta.num_tokens for meta in metas])
-        return place(self._adapter, kv, self._positions(metas))
+        fetch, tables = self._fetch(metas, range(layer, layer + 1)), self._adapter.rotary(self._positions(metas))
+        kv = self._cache.spans[layer].keys.new_empty(2, len(mean), fetch.num_tokens, mean.shape[1])
+        self._place(fetch, layer, tables, kv[0], kv[1])
+        return kv
+
+    def _fetch(self, metas: Sequence[BlockMeta], layers: range | None = None) -> Fetch:
+        return self._store.fetch([meta.id for meta in metas], [meta.num_tokens for meta in metas], layers)
+
+    def _place(self, fetch: Fetch, layer: int, tables: tuple[Tensor, Tensor], keys: Tensor, values: Tensor) -> None:
+        """One layer of blocks into keys and values [K, R, D], in one pass where the model turns as our kernels do."""
+        if self._adapter.turns_halves:
+            fetch.place(layer, tables, keys, values)
+        else:
+            place_into(self._adapter, fetch.read_layer(layer)[None], tables, keys[None], values[None])
 
     def _positions(self, metas: Sequence[BlockMeta]) -> Tensor:
         return self._cache.memory_positions(metas, original=self._original)

@@ -10,18 +10,23 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from vstream.attention import ROWS_ATTENTION, attending
+from vstream.kernels import rotate_halves
 from vstream.turns import Turns
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from vstream.types import Frame, TokenSpan
+
+
+_PROBE_TOKENS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,6 +179,18 @@ class Adapter(ABC):
         apply = sys.modules[type(self.decoder).__module__].apply_rotary_pos_emb
         rotated: Tensor = apply(keys, keys, cos, sin)[1]
         return rotated
+
+    @cached_property
+    def turns_halves(self) -> bool:
+        """Whether `rotate` turns channel d with channel d + D / 2 over all D, as our kernels do.
+
+        Families that pair neighbours (interleaved), or turn only some channels, do not: then theirs alone is used.
+        """
+        table, noise = self.rotary(torch.zeros(self.num_axes, _PROBE_TOKENS, dtype=torch.int64))[0], torch.Generator()
+        if table.shape[-1] != self.head_dim:
+            return False
+        cos, sin, keys = torch.randn(3, *table.shape, generator=noise.manual_seed(0)).to(table)
+        return torch.equal(self.rotate(keys[None], cos, sin), rotate_halves(keys[None], cos, sin))
 
     def position_ids(self, positions: Tensor) -> Tensor:
         """Positions [A, N] in the form the decoder takes: [1, N] for one axis, else [A, 1, N]."""
