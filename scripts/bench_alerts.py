@@ -153,12 +153,15 @@ def watch(engine: Engine, task: Task) -> tuple[list[Heard], Cost]:
 def clips_of(session: Session) -> Iterator[tuple[float, float]]:
     """First and last second of each clip, once it was looked at."""
     assert session.ingest is not None, "the world is watched"
+    seen = None
     while not session.ingest.drained:
         session.ingest.pump(session.config.clip_frames)
         while session.step():
             pass
         newest = session.memory.cache.window[-1].meta
-        yield newest.start_seconds, newest.end_seconds
+        if newest.id != seen:
+            yield newest.start_seconds, newest.end_seconds
+        seen = newest.id
 
 
 def note(alert: Alert, heard: Heard, clip: tuple[float, float]) -> None:
