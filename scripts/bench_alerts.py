@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import sys
 from collections import Counter
@@ -230,12 +231,14 @@ def events_of(heard: Sequence[Heard]) -> dict[str, float]:
     shown = [
         any(first <= picture <= last for first, last in one.presences) for one in heard for _, picture, _ in one.told
     ]
-    started = [min(abs(start - first) for first, _ in one.presences) for one in heard for start, _, _ in one.told]
+    firsts = [[first for first, _ in one.presences] for one in heard for _ in one.told]
+    starts = [start for one in heard for start, _, _ in one.told]
+    right = [start in meant for start, meant in zip(starts, firsts, strict=True)]
     return {
         "as_ruled": float(all(as_ruled)),
         "events": len(shown),
-        "picture_right": fmean(shown),
-        "start_right": fmean(off < 1 for off in started),
+        "picture_right": fmean(shown or [math.nan]),
+        "start_right": fmean(right or [math.nan]),
     }
 
 
