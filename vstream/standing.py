@@ -231,8 +231,9 @@ class Alert:
 
     def cancel(self) -> None:
         """Looks no more. An event that goes on is over, and told as such."""
-        self._cancelled = True
-        self.finish()
+        with self._lock:
+            self._finish()
+            self._cancelled = True
         self._wake()
 
     def state(self) -> dict[str, Any]:
@@ -290,9 +291,7 @@ class Alert:
     def finish(self) -> None:
         """The stream is over, or nobody asks any more: what goes on ends with the clip looked at last."""
         with self._lock:
-            if self._goes_on:
-                self._judge.on = False
-                self._end()
+            self._finish()
 
     def tell(self) -> None:
         """Calls who listens with what is new."""
@@ -304,6 +303,11 @@ class Alert:
     @property
     def _goes_on(self) -> bool:
         return bool(self._events) and self._events[-1].end_seconds is None
+
+    def _finish(self) -> None:
+        if self._goes_on:
+            self._judge.on = False
+            self._end()
 
     def _begin(self, shown: Shown) -> None:
         event_id = f"{self.id}-{round(shown.start_seconds * 1000)}"
