@@ -11,7 +11,18 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
-from alert_rules import Found, Heard, above, best, half_off, judged, ours, poisson_interval, silence_below
+from alert_rules import (
+    Found,
+    Heard,
+    above,
+    above_nothing,
+    best,
+    half_off,
+    judged,
+    ours,
+    poisson_interval,
+    silence_below,
+)
 from bench_alerts import PLANTED, RULES, WORDINGS, events_of, make_task, measure, report, seconds_of
 
 from vstream.app.lab.world import World
@@ -41,6 +52,9 @@ def test_our_rule_starts_from_what_is_said_to_nothing() -> None:
     one = heard([1.5, -5, -5])
     assert list(ours(AlertOptions(on=6.0, off=3.0))(one)) == [3]
     assert list(ours(AlertOptions(on=6.0, off=3.0, calibrate=0))(one)) == [], "negative control"
+    rising = heard([-2.0] * 200 + [2.0])
+    assert list(above_nothing(6.0)(rising)) == [803]
+    assert list(half_off(6.0)(rising)) == [], "by then it knows that -2 is nothing"
 
 
 def test_the_best_threshold_finds_most_within_the_limit() -> None:
@@ -91,6 +105,7 @@ def test_a_short_run_gives_sane_figures() -> None:
     assert set(rows) == {(wording, rule) for wording in WORDINGS for rule in RULES}
     trained = rows["trained", "ours"]
     assert (trained["found"], trained["of"], trained["false"]) == (5, 5, 0)
+    assert trained["in_time"] == 5
     assert trained["late_most"] < 5
     assert (cost.clips, cost.looks) == (50, 600)
     assert events_of([one for one in said if one.wording == "trained"])["as_ruled"] == 1
