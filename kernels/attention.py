@@ -38,6 +38,7 @@ Partial = tuple[Tensor, Tensor]
 
 _PIECE_TOKENS = 1024  # of whole numbers, made float32 at a time: 512 and 4,096 were slower
 _GATHER_TOKENS = 512  # copied out of a slab at a time
+_SHORT = 256  # tokens: shorter parts are copied together, since a call of their own takes longer
 _LEAST_SPLIT = 256  # tokens for one thread
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
@@ -69,8 +70,8 @@ def attend_cpu(query: Tensor, rows: Sequence[Sequence[Part]], scale: float | Non
     """The same as `attend_reference`, with nothing put together; the bits of a row do not depend on the others."""
     check(query, rows)
     scale = _scale(query, scale)
-    outs = [merge([*_partials(one, parts, scale)])[0] for one, parts in zip(query, rows, strict=True)]
-    return torch.stack([out.view(query.shape[1:]) for out in outs]).to(query.dtype)
+    outs = [merge([*_partials(one, parts, scale)]).view(one.shape) for one, parts in zip(query, rows, strict=True)]
+    return (torch.stack(outs) if len(outs) > 1 else outs[0][None]).to(query.dtype)
 
 
 def grouped(query: Tensor, num_kv_heads: int) -> Tensor:
@@ -78,14 +79,13 @@ def grouped(query: Tensor, num_kv_heads: int) -> Tensor:
     return query.reshape(num_kv_heads, -1, query.shape[-1])
 
 
-def merge(partials: Sequence[Partial]) -> Partial:
-    """What several parts give together: their outs, each weighted by its share of the sum; in float32 or better."""
+def merge(partials: Sequence[Partial]) -> Tensor:
+    """What several parts give together [.., G, D]: their outs, each by its share of the sum; in float32 or better."""
     if len(partials) == 1:
-        return partials[0]
-    sums = torch.stack([log_sum for _, log_sum in partials])  # [P, K, G]
-    whole = sums.logsumexp(0)
-    shares = (sums - whole).exp().unsqueeze(-1)
-    return torch.stack([out.to(shares.dtype) for out, _ in partials]).mul_(shares).sum(0), whole
+        return partials[0][0]
+    outs, sums = zip(*partials, strict=True)
+    shares = torch.stack(sums, dim=-1).softmax(-1)  # [.., G, P]
+    return (shares.unsqueeze(-2) @ torch.stack(outs, dim=-2).to(shares.dtype)).squeeze(-2)
 
 
 def _scale(query: Tensor, scale: float | None) -> float:
@@ -93,16 +93,18 @@ def _scale(query: Tensor, scale: float | None) -> float:
 
 
 def _partials(query: Tensor, parts: Sequence[Part], scale: float) -> Iterator[Partial]:
-    """Of one row [H, D]: one or more for each part that is not empty."""
+    """Of one row [H, D]: one or more for each part that is not empty, one for all short ones."""
+    short = [part for part in parts if isinstance(part, Dense) and 0 < len(part) < _SHORT]
+    if short:
+        keys, values = (torch.cat(some, dim=1) for some in zip(*(part.dense() for part in short), strict=True))
+        yield from _over_dense(grouped(query, len(keys)), keys, values, scale)
     for part in parts:
-        if len(part) == 0:
-            continue
-        if isinstance(part, Dense):
-            yield from _over_dense(grouped(query, len(part.keys)), part.keys, part.values, scale)
-        elif isinstance(part, Paged):
+        if isinstance(part, Paged):
             yield from _over_paged(grouped(query, part.keys.shape[2]), part, scale)
-        else:
+        elif isinstance(part, Quantised) and len(part):
             yield _over_quantised(grouped(query, len(part.base)), part, scale)
+        elif isinstance(part, Dense) and len(part) >= _SHORT:
+            yield from _over_dense(grouped(query, len(part.keys)), part.keys, part.values, scale)
 
 
 def _over_dense(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Iterator[Partial]:
@@ -139,8 +141,9 @@ def _over_quantised(query: Tensor, part: Quantised, scale: float) -> Partial:
     """The query is turned once, and what comes of all pieces is turned back once."""
     turned = turn(query.float()) * scale  # [K, G, D]
     pieces = range(0, len(part), _PIECE_TOKENS)
-    out, log_sum = merge([_over_codes(turned, part, slice(start, start + _PIECE_TOKENS)) for start in pieces])
-    return turn(out), log_sum + (turned * part.base[:, None]).sum(-1)
+    found = [_over_codes(turned, part, slice(start, start + _PIECE_TOKENS)) for start in pieces]
+    log_sum = torch.stack([log_sum for _, log_sum in found]).logsumexp(0)
+    return turn(merge(found)), log_sum + (turned * part.base[:, None]).sum(-1)
 
 
 def _over_codes(query: Tensor, part: Quantised, piece: slice) -> Partial:

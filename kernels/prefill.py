@@ -35,8 +35,6 @@ from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
-from vstream.kernels.attention import Partial, merge
-
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
@@ -76,13 +74,14 @@ def _on_cpu(query: Tensor, keys: Tensor, values: Tensor, scale: float | None) ->
     count, dim = query.shape[2:]
     past = keys.shape[2] - count
     own = _as_heads(query[0], keys[:, :, past:], values[:, :, past:])
-    partial: Partial = _flash(*own, 0.0, True, scale=scale)[:2]
-    out, log_sum = partial  # [K, G, n, D], [K, G, n]
+    out, log_sum = _flash(*own, 0.0, True, scale=scale)  # [K, G, n, D], [K, G, n]
     if past:
         folded = own[0].reshape(1, len(own[0]), -1, dim)
         before, its_sum = _flash(folded, keys[:, :, :past], values[:, :, :past], scale=scale)
-        out, _ = merge([(out, log_sum), (before.view(out.shape), its_sum.view(log_sum.shape))])
-    return out.reshape(query.shape).to(query.dtype)
+        share = (its_sum.view(log_sum.shape) - log_sum).sigmoid_().unsqueeze(-1)  # of the past
+        out = torch.lerp(out.to(share.dtype), before.view(out.shape).to(share.dtype), share)
+    found: Tensor = out.reshape(query.shape).to(query.dtype)
+    return found
 
 
 def _as_heads(query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:

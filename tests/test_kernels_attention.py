@@ -150,7 +150,7 @@ def test_merging_needs_the_sums():
     parts = [dense_part(3, 40, 64, 1), dense_part(3, 2, 64, 2)]
     query = noise(1, 9, 64, seed=5)
     each = [attend(query, [[part]])[0] for part in parts]
-    even = merge([(out, torch.zeros(out.shape[:-1])) for out in each])[0]
+    even = merge([(out, torch.zeros(out.shape[:-1])) for out in each])
     assert error(even, exact(query, [parts])[0]) > 0.1
 
 
