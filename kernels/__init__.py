@@ -5,18 +5,19 @@ file is the one place that chooses an implementation.
 """
 
 from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 
 from torch import Tensor
 
 from vstream.kernels import torch_memory
-from vstream.kernels.layout import RowLayout
+from vstream.kernels.layout import Places, RowLayout
 from vstream.kernels.reference import (
     LARGEST,
     SHORTEST,
     group_query,
     invert_rotary,
-    quantise,
     rotate_halves,
     score_blocks,
     turn,
@@ -25,6 +26,7 @@ from vstream.kernels.reference import (
 __all__ = [
     "LARGEST",
     "SHORTEST",
+    "Places",
     "RowLayout",
     "best_match",
     "dequantise",
@@ -46,6 +48,9 @@ __all__ = [
 
 @cache
 def _memory(device_type: str) -> ModuleType:
+    """Triton's on a CUDA device, where it is installed, else vectorised torch."""
+    if device_type == "cuda" and find_spec("triton") is not None:
+        return import_module("vstream.kernels.triton_memory")
     return torch_memory
 
 
@@ -69,7 +74,7 @@ def dequantise(rows: Tensor, bases: Tensor, owner: Tensor, bits: int) -> Tensor:
 
 def place_rows(
     slab_layer: Tensor,
-    places: tuple[Tensor, Tensor],
+    places: Places,
     owner: Tensor,
     layout: RowLayout,
     tables: tuple[Tensor, Tensor],
@@ -78,6 +83,12 @@ def place_rows(
 ) -> None:
     """See `reference.place_rows`."""
     _memory(keys.device.type).place_rows(slab_layer, places, owner, layout, tables, keys, values)
+
+
+def quantise(kv: Tensor, base: Tensor, bits: int) -> Tensor:
+    """See `reference.quantise`."""
+    found: Tensor = _memory(kv.device.type).quantise(kv, base, bits)
+    return found
 
 
 def rotate_into(keys: Tensor, tables: tuple[Tensor, Tensor], out: Tensor) -> None:
