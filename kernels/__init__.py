@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 
 from torch import Tensor
 
 from vstream.kernels import torch_memory
 from vstream.kernels.attention import attend_cpu, attend_reference
-from vstream.kernels.layout import RowLayout
+from vstream.kernels.layout import Places, RowLayout
 from vstream.kernels.parts import Dense, Paged, Part, Quantised, pack
 from vstream.kernels.prefill import prefill
 from vstream.kernels.reference import (
@@ -22,7 +24,6 @@ from vstream.kernels.reference import (
     SHORTEST,
     group_query,
     invert_rotary,
-    quantise,
     rotate_halves,
     score_blocks,
     turn,
@@ -34,6 +35,7 @@ __all__ = [
     "Dense",
     "Paged",
     "Part",
+    "Places",
     "Quantised",
     "RowLayout",
     "attend",
@@ -65,6 +67,9 @@ def attend(query: Tensor, rows: Sequence[Sequence[Part]], scale: float | None = 
 
 @cache
 def _memory(device_type: str) -> ModuleType:
+    """Triton's on a CUDA device, where it is installed, else vectorised torch."""
+    if device_type == "cuda" and find_spec("triton") is not None:
+        return import_module("vstream.kernels.triton_memory")
     return torch_memory
 
 
@@ -88,7 +93,7 @@ def dequantise(rows: Tensor, bases: Tensor, owner: Tensor, bits: int) -> Tensor:
 
 def place_rows(
     slab_layer: Tensor,
-    places: tuple[Tensor, Tensor],
+    places: Places,
     owner: Tensor,
     layout: RowLayout,
     tables: tuple[Tensor, Tensor],
@@ -97,6 +102,12 @@ def place_rows(
 ) -> None:
     """See `reference.place_rows`."""
     _memory(keys.device.type).place_rows(slab_layer, places, owner, layout, tables, keys, values)
+
+
+def quantise(kv: Tensor, base: Tensor, bits: int) -> Tensor:
+    """See `reference.quantise`."""
+    found: Tensor = _memory(kv.device.type).quantise(kv, base, bits)
+    return found
 
 
 def rotate_into(keys: Tensor, tables: tuple[Tensor, Tensor], out: Tensor) -> None:

@@ -1,13 +1,15 @@
-"""How one row of bytes holds a token's keys and values: all that a kernel must know of a codec.
+"""How rows of bytes hold tokens' keys and values, and where they lie: all that kernels know of codecs and slabs.
 
-This module knows nothing of blocks, slabs or why a codec was chosen.
+This module knows nothing of tiers, or of why a codec was chosen.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -40,3 +42,33 @@ class RowLayout:
         if not self.bits:
             return self.numbers * self.dtype.itemsize
         return self.numbers * self.bits // 8 + 8 * self.num_kv_heads
+
+
+class Places:
+    """Where M rows lie in a slab: the heads of blocks first, then their tokens.
+
+    They are looked up for every layer, so that what is worked out once is kept.
+    """
+
+    def __init__(self, slots: Tensor, offsets: Tensor) -> None:
+        """Which slot, and which row in it, each [M] int64."""
+        self._slots, self._offsets = slots, offsets
+        self._on: dict[torch.device, tuple[Tensor, Tensor]] = {slots.device: (slots, offsets)}
+        self._runs: dict[int, list[tuple[int, int]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Slots and offsets on a device."""
+        if device not in self._on:
+            self._on[device] = (self._slots.to(device), self._offsets.to(device))
+        return self._on[device]
+
+    def runs(self, per_slot: int) -> list[tuple[int, int]]:
+        """Rows that lie one after the other, in slots of so many rows each: (first row, how many), in their order."""
+        if per_slot not in self._runs:
+            rows = (self._slots * per_slot + self._offsets).cpu()
+            cuts = [0, *((rows.diff() != 1).nonzero()[:, 0] + 1).tolist(), len(rows)]
+            self._runs[per_slot] = [(int(rows[a]), b - a) for a, b in pairwise(cuts) if b > a]
+        return self._runs[per_slot]

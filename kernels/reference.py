@@ -12,7 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from vstream.kernels.layout import RowLayout
+from vstream.kernels.layout import Places, RowLayout
 
 
 def invert_rotary(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,7 +85,7 @@ def bases_of(heads: Tensor, layout: RowLayout) -> Tensor:
 
 def place_rows(
     slab_layer: Tensor,
-    places: tuple[Tensor, Tensor],
+    places: Places,
     owner: Tensor,
     layout: RowLayout,
     tables: tuple[Tensor, Tensor],
@@ -98,14 +98,14 @@ def place_rows(
 
     Args:
         slab_layer: [S, P, W] int64, W words a row.
-        places: slots and offsets, each [B * head_rows + N] int64: the heads of all blocks, then all their tokens.
+        places: of B * head_rows + N rows: the heads of all blocks, then all their tokens.
         owner: [N] int64, which of the blocks a token is of.
         layout: of the rows.
         tables: cos and sin [1, N, D] of the new positions, for pairs of halves (`rotate_halves`).
         keys, values: [K, N, D] of the layout's type, written in full; they may be views of a larger buffer.
     """
-    rows = gather_rows(slab_layer, *places).view(torch.uint8)
-    kv = unpack_rows(rows[None], owner, layout)[0]
+    rows = gather_rows(slab_layer, *places.on(slab_layer.device)).view(torch.uint8)
+    kv = unpack_rows(rows[None].to(keys.device), owner, layout)[0]
     keys.copy_(rotate_halves(kv[0], *tables))
     values.copy_(kv[1])
 
@@ -183,7 +183,8 @@ SHORTEST = 1e-12
 """A vector's length is never taken for less, so that none is divided by 0."""
 LARGEST = 65504.0
 """The largest number of float16, in which scales and minima are kept."""
-_SMALLEST = 1e-30  # instead of a scale of 0, where all numbers of a vector are alike
+SMALLEST = 1e-30
+"""Instead of a scale of 0, where all numbers of a vector are alike."""
 
 
 def turn(vectors: Tensor) -> Tensor:
@@ -224,7 +225,7 @@ def quantise(kv: Tensor, base: Tensor, bits: int) -> Tensor:
     turned = turn(kv - offset[:, :, :, None]).clamp_(-LARGEST, LARGEST)  # [L, 2, K, N, D]
     low, high = (part.float() for part in (turned.amin(-1).half(), turned.amax(-1)))
     scale = ((high - low) * (1 / levels)).clamp_min(0).half()
-    codes = ((turned - low[..., None]) / scale.float().clamp_min(_SMALLEST)[..., None]).round_().clamp_(0, levels)
+    codes = ((turned - low[..., None]) / scale.float().clamp_min(SMALLEST)[..., None]).round_().clamp_(0, levels)
     flat = codes.to(torch.uint8).permute(0, 3, 1, 2, 4).flatten(2)  # [L, N, 2 * K * D]
     if bits == 4:
         keys, values = flat.chunk(2, dim=2)
@@ -255,7 +256,7 @@ def dequantise(rows: Tensor, bases: Tensor, owner: Tensor, bits: int) -> Tensor:
     if bits == 4:
         flat = torch.cat([flat & 15, flat >> 4], dim=2)
     scale, low = numbers.view(torch.float16).float().view(layers, tokens, 2, 2, heads, 1).unbind(2)  # [L, N, 2, K, 1]
-    kv = (flat.float().view(layers, tokens, 2, heads, dim) @ signs(dim, rows.device)) * (scale / math.sqrt(width))
+    kv = (flat.float().view(layers, tokens, 2, heads, dim) @ signs(dim, rows.device)) * (scale * (1 / math.sqrt(width)))
     kv[..., : dim // width] += low * math.sqrt(width)  # a constant, turned, is all in the first channel of each group
     kv[:, :, 0] += bases.index_select(1, owner).float()
     return kv.permute(0, 2, 3, 1, 4)

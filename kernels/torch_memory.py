@@ -16,8 +16,19 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from vstream.kernels.layout import RowLayout
-from vstream.kernels.reference import SHORTEST, bases_of, own_numbers, signs
+from vstream.kernels.layout import Places, RowLayout
+from vstream.kernels.reference import SHORTEST, bases_of, own_numbers, quantise, signs
+
+__all__ = [
+    "best_match",
+    "dequantise",
+    "gather_rows",
+    "place_rows",
+    "quantise",
+    "rotate_into",
+    "top_within",
+    "unpack_rows",
+]
 
 STRETCH_NUMBERS = 1 << 18
 """Numbers worked on together: 1 MB as float32, about what a core's own cache holds."""
@@ -58,7 +69,7 @@ def _rotate(keys: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
 
 def place_rows(
     slab_layer: Tensor,
-    places: tuple[Tensor, Tensor],
+    places: Places,
     owner: Tensor,
     layout: RowLayout,
     tables: tuple[Tensor, Tensor],
@@ -66,13 +77,13 @@ def place_rows(
     values: Tensor,
 ) -> None:
     """See `reference.place_rows`; a stretch of tokens at a time."""
-    tokens = len(owner)
-    heads = len(places[0]) - tokens
-    shared = gather_rows(slab_layer, *(one[:heads] for one in places))  # the heads of all blocks
-    for part in _stretches(tokens, layout.numbers):
-        where = (one[heads:][part] for one in places)
-        found = torch.cat([shared, gather_rows(slab_layer, *where)]) if heads else gather_rows(slab_layer, *where)
-        kv = unpack_rows(found.view(torch.uint8)[None], owner[part], layout)[0]  # [2, K, n, D]
+    slots, offsets = places.on(slab_layer.device)
+    heads = len(places) - len(owner)
+    shared = gather_rows(slab_layer, slots[:heads], offsets[:heads])  # the heads of all blocks
+    for part in _stretches(len(owner), layout.numbers):
+        found = gather_rows(slab_layer, slots[heads:][part], offsets[heads:][part])
+        rows = (torch.cat([shared, found]) if heads else found).view(torch.uint8).to(keys.device)
+        kv = unpack_rows(rows[None], owner[part], layout)[0]  # [2, K, n, D]
         _rotate(kv[0], tables[0][:, part], tables[1][:, part], keys[:, part])
         values[:, part].copy_(kv[1])
 
@@ -92,7 +103,7 @@ def dequantise(rows: Tensor, bases: Tensor, owner: Tensor, bits: int) -> Tensor:
     width = dim & -dim
     numbers, codes = rows[..., : 8 * heads].contiguous(), rows[..., 8 * heads : 8 * heads + 2 * heads * dim * bits // 8]
     scale, low = numbers.view(torch.float16).float().view(layers, tokens, 2, 2, heads, 1).unbind(2)  # [L, N, 2, K, 1]
-    kv = _turned(codes, dim, bits).view(layers, tokens, 2, heads, dim).mul_(scale / math.sqrt(width))
+    kv = _turned(codes, dim, bits).view(layers, tokens, 2, heads, dim).mul_(scale * (1 / math.sqrt(width)))
     kv[..., : dim // width] += low * math.sqrt(width)
     kv[:, :, 0] += bases.index_select(1, owner).float()
     return kv.permute(0, 2, 3, 1, 4)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vstream.kernels import gather_rows, place_rows
+from vstream.kernels import Places, gather_rows, place_rows
 from vstream.memory.block import BlockShape
 from vstream.memory.codec import Codec
 
@@ -27,20 +27,21 @@ class Part:
     Attributes:
         codec: how they are stored.
         words: of a layer, what they lie in: [S, P, W] int64, W words a row.
-        places: slots and offsets of their rows, heads first, on the device of `words`.
+        places: of their rows, heads first.
         owner: [n] int64, which of the blocks a token is of.
         columns: where the tokens belong among all N: a slice where they are neighbours, else [n] int64.
     """
 
     codec: Codec
     words: Callable[[int], Tensor]
-    places: tuple[Tensor, Tensor]
+    places: Places
     owner: Tensor
     columns: slice | Tensor
 
     def read(self, layer: int, out: Tensor) -> None:
         """One layer, un-rotated, into its columns of `out` [2, K, N, D]."""
-        rows = gather_rows(self.words(layer), *self.places).view(torch.uint8).to(out.device)
+        words = self.words(layer)
+        rows = gather_rows(words, *self.places.on(words.device)).view(torch.uint8).to(out.device)
         found = self.codec.decode(rows[None], self.owner)[0]  # [2, K, n, D]
         if isinstance(self.columns, slice):
             out[:, :, self.columns].copy_(found)

@@ -13,7 +13,7 @@ from collections.abc import Container, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from vstream.kernels import gather_rows
+from vstream.kernels import Places, gather_rows
 from vstream.memory.block import BlockShape, Form
 from vstream.memory.codec import WORD_BYTES, Codec
 
@@ -132,8 +132,8 @@ class Slab:
             heapq.heappush(self._free, slot)
         del self.forms[block_id]
 
-    def places(self, ids: Sequence[int], counts: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Where resident blocks of one codec lie: slot and offset, each [B * head_rows + N] int64.
+    def places(self, ids: Sequence[int], counts: Sequence[int]) -> Places:
+        """Where resident blocks of one codec lie, B * head_rows + N rows.
 
         The heads of all blocks come first, then the first `counts` tokens of each, as `Codec.decode` wants them.
         """
@@ -146,8 +146,7 @@ class Slab:
         rows = torch.arange(int(sizes.sum())) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)  # within its block
         slots = flat[slot_starts.repeat_interleave(sizes) + rows // per_slot]
         order = (rows >= codec.head_rows).argsort(stable=True)
-        device = self.data.device
-        return slots[order].to(device), (rows % per_slot)[order].to(device)
+        return Places(slots[order], (rows % per_slot)[order])
 
     def words(self, layer: int, codec: str) -> Tensor:
         """One layer as rows of a codec, [S, P, W] int64: P rows of W words in each of S slots. A view."""
@@ -157,7 +156,7 @@ class Slab:
     def payload(self, block_id: int) -> Tensor:
         """A resident block's rows [L, head_rows + N, R] uint8, as they were written."""
         form = self.forms[block_id]
-        places = self.places([block_id], [form.num_tokens])
+        places = self.places([block_id], [form.num_tokens]).on(self.data.device)
         rows = [gather_rows(self.words(layer, form.codec), *places) for layer in range(len(self.data))]
         return torch.stack(rows).view(torch.uint8)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from vstream.kernels import Places
 from vstream.memory.block import BlockShape, Form, Tier
 from vstream.memory.budget import Budgets
 from vstream.memory.disk import DiskTier
@@ -138,11 +139,11 @@ class Tiers:
         )
         words = torch.cat(heads + tokens, dim=1).view(torch.int64)[:, :, None]  # [l, S, 1, W]
         slots = torch.arange(words.shape[1])
-        return self._part(name, lambda layer: words[layer - layers.start], (slots, torch.zeros_like(slots)), spans)
+        return self._part(
+            name, lambda layer: words[layer - layers.start], Places(slots, torch.zeros_like(slots)), spans
+        )
 
-    def _part(
-        self, codec: str, words: Callable[[int], Tensor], places: tuple[Tensor, Tensor], spans: Sequence[Span]
-    ) -> Part:
+    def _part(self, codec: str, words: Callable[[int], Tensor], places: Places, spans: Sequence[Span]) -> Part:
         sizes, starts = (torch.tensor([span[i] for span in spans]) for i in (1, 2))
         ends, owner = sizes.cumsum(0), torch.arange(len(spans)).repeat_interleave(sizes)
         first, shifts = int(starts[0]), starts - (ends - sizes)

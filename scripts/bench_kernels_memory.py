@@ -26,7 +26,7 @@ from bench_stream import in_turns, timed
 from torch import Tensor
 
 from vstream import kernels
-from vstream.kernels import reference
+from vstream.kernels import Places, reference
 from vstream.memory.block import BlockShape
 from vstream.memory.codec import CODECS, make_codec
 
@@ -140,7 +140,7 @@ class Stored:
         first = order[:, None] * len(rows)
         heads, tokens = torch.arange(one.head_rows), torch.arange(one.head_rows, len(rows))
         slots = torch.cat([(first + heads).flatten(), (first + tokens).flatten()]).to(device)
-        self.places = slots, torch.zeros_like(slots)
+        self.places = Places(slots, torch.zeros_like(slots))
         self.owner = torch.arange(blocks, device=device).repeat_interleave(shape.block_tokens)
         self.layout, self.num_tokens = one.layout, len(self.owner)
         self.keys, self.values = noise(
@@ -152,7 +152,7 @@ class Stored:
     @property
     def num_bytes(self) -> int:
         """Rows in, keys and values out."""
-        return len(self.places[0]) * self.layout.row_bytes + self.keys.nbytes + self.values.nbytes
+        return len(self.places) * self.layout.row_bytes + self.keys.nbytes + self.values.nbytes
 
     def place(self, version: Any) -> None:
         """By a version of the kernel."""
@@ -160,7 +160,7 @@ class Stored:
 
     def gather(self, version: Any) -> Tensor:
         """The rows alone."""
-        found: Tensor = version.gather_rows(self.slab, *self.places)
+        found: Tensor = version.gather_rows(self.slab, *self.places.on(self.slab.device))
         return found
 
 

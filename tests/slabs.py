@@ -2,7 +2,7 @@
 
 import torch
 
-from vstream.kernels import RowLayout
+from vstream.kernels import Places, RowLayout
 from vstream.memory.block import BlockShape
 from vstream.memory.codec import make_codec
 
@@ -51,7 +51,7 @@ class Scattered:
             tokens_at += where[codec.head_rows : codec.num_rows(count)]
             kept.append(codec.round_trip(kv, 1)[0, :, :, :count])
         both = torch.tensor(heads_at + tokens_at, dtype=torch.int64).reshape(-1, 2)
-        self.places = both[:, 0].contiguous(), both[:, 1].contiguous()
+        self.places = Places(both[:, 0].contiguous(), both[:, 1].contiguous())
         self.owner = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts, dtype=torch.int64))
         self.kv = torch.cat(kept, dim=2)
 

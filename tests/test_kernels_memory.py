@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vstream import kernels
 from vstream.cache import place
-from vstream.kernels import reference, torch_memory
+from vstream.kernels import Places, reference, torch_memory
 from vstream.kernels.streams import DONE, Side, arrivals
 from vstream.memory.codec import CODECS
 from vstream.models.random import RandomLlama
@@ -79,7 +79,8 @@ def test_placing_gives_the_bits_of_the_specification(
 def test_placing_nothing_writes_nothing(codec: str) -> None:
     given_ = Scattered(codec, [4])
     keys, values, buffer = given_.room()
-    places, tables = tuple(one[:0] for one in given_.places), rotary_tables(0, 64)
+    nowhere = torch.zeros(0, dtype=torch.int64)
+    places, tables = Places(nowhere, nowhere), rotary_tables(0, 64)
     kernels.place_rows(given_.words, places, given_.owner[:0], given_.layout, tables, keys[:, :0], values[:, :0])
     assert bool(buffer.isnan().all())
 
@@ -88,7 +89,8 @@ def test_rows_of_other_slots_are_other_keys() -> None:
     """Negative control: an offset that is wrong by one is seen."""
     given_ = Scattered("none", [6, 3])
     tables, (keys, values, _) = rotary_tables(9, 64), given_.room()
-    wrong = given_.places[0], (given_.places[1] + 1) % 3
+    slots, offsets = given_.places.on(given_.words.device)
+    wrong = Places(slots, (offsets + 1) % 3)
     kernels.place_rows(given_.words, wrong, given_.owner, given_.layout, tables, keys, values)
     assert not torch.equal(values, given_.kv[1])
 
