@@ -26,6 +26,7 @@ from vstream.models.base import Exchange
 from vstream.questions import Pending, QuestionQueue
 from vstream.remembered import Remembered
 from vstream.sampling import Counters
+from vstream.standing import Alert, AlertOptions
 from vstream.stopwatch import Stopwatch
 from vstream.stream_memory import StreamMemory
 from vstream.turns import Turns
@@ -304,6 +305,24 @@ class Session:
             raise RuntimeError(f"the session has ended{f' ({self.failure})' if self.failure else ''}")
         self._wake()
         return answer
+
+    def alert(self, text: str, options: AlertOptions | None = None) -> Alert:
+        """A standing question: looked for in every clip from the next one on, until it is cancelled.
+
+        Args:
+            text: a condition ("a cat appears") or a question of yes or no ("is there a cat?").
+            options: how it is judged.
+
+        Raises:
+            ValueError: if it is empty or too long, or the session watches nothing.
+            RuntimeError: if the session has ended.
+        """
+        raise NotImplementedError
+
+    @property
+    def alerts(self) -> tuple[Alert, ...]:
+        """The standing questions that are not cancelled, oldest first."""
+        raise NotImplementedError
 
     def _checked_question(self, text: str, choices: Sequence[str], options: DecodeOptions) -> Question:
         if not text.strip():
