@@ -338,16 +338,16 @@ def test_a_torn_last_line_of_events_spoils_no_other(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
-    log = EventLog(Path("/dev/full"))
+    log, shown, told = EventLog(Path("/dev/full")), [], []
     with receiving() as receiver:
         make = lambda told: Webhook(Endpoint(receiver.url), Outbox(tmp_path / "out"), told=told)  # noqa: E731
-        with Delivery(PictureFolder(tmp_path / "pictures"), log=log, make_webhook=make) as delivery:
+        pictures = PictureFolder(tmp_path / "pictures")
+        with Delivery(pictures, log=log, make_webhook=make, shown=shown.append, told=told.append) as delivery:
             delivery.put(Notice(event_at(12.0), "door.mp4"))
             receiver.wait_for(1)
             delivery.settle()
-            assert "an event could not be written" in delivery.sentences()[0]
-            (delivered,) = delivery.take()
-            assert Path(delivered.image or "").read_bytes() == JPEG
+        assert "an event could not be written" in told[0]
+        assert Path(shown[0].image).read_bytes() == JPEG
 
 
 # Where to -----------------------------------------------------------------------------------------------------------

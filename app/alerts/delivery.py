@@ -11,14 +11,12 @@ import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self, TypeVar
+from typing import Self
 
 from vstream.app.alerts.eventlog import EventLog
 from vstream.app.alerts.notices import Notice, letter_record, notice_record
 from vstream.app.alerts.webhook import Webhook
 from vstream.app.output import PictureFolder
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +41,8 @@ class Delivery:
         *,
         log: EventLog | None = None,
         make_webhook: Callable[[Callable[[str], None]], Webhook] | None = None,
+        shown: Callable[[Delivered], None] = lambda delivered: None,
+        told: Callable[[str], None] = lambda sentence: None,
         close_seconds: float = 10.0,
     ) -> None:
         """Starts the threads.
@@ -51,13 +51,14 @@ class Delivery:
             pictures: where pictures go.
             log: a line for every notice.
             make_webhook: makes the webhook, given who is told what goes wrong with it.
+            shown: is told of every notice that was written down, in order, by a thread.
+            told: is told sentences about what went wrong, by any thread.
             close_seconds: how long letters that are due may take at the end.
         """
         self._pictures, self._log, self._close_seconds = pictures, log, close_seconds
+        self._shown, self._told = shown, told
         self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue()
-        self._delivered: queue.SimpleQueue[Delivered] = queue.SimpleQueue()
-        self._sentences: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._webhook = make_webhook(self._sentences.put) if make_webhook else None
+        self._webhook = make_webhook(told) if make_webhook else None
         self._thread = threading.Thread(target=self._run, name="delivery", daemon=True)
         self._thread.start()
 
@@ -75,14 +76,6 @@ class Delivery:
         """Waits until all that was put is written down."""
         self._jobs.join()
 
-    def take(self) -> list[Delivered]:
-        """What was written down since it was asked last."""
-        return _taken(self._delivered)
-
-    def sentences(self) -> list[str]:
-        """What went wrong since it was asked last."""
-        return _taken(self._sentences)
-
     def close(self) -> None:
         """Writes down the rest; letters that are due have some seconds, those that wait on are told of. Idempotent."""
         if not self._thread.is_alive():
@@ -90,7 +83,7 @@ class Delivery:
         self._jobs.put(None)
         self._thread.join()
         if self._webhook is not None and (left := self._webhook.close(self._close_seconds)):
-            self._sentences.put(
+            self._told(
                 f"{left} event{'s' * (left > 1)} for {self._webhook.endpoint.host} could not be sent yet; the next run "
                 "with the same --webhook and memory sends them"
             )
@@ -110,7 +103,7 @@ class Delivery:
             body = json.dumps(letter_record(notice), allow_nan=False).encode()
             self._attempt("an event for the webhook", lambda: webhook.put(notice.key, body))
         self._attempt("how standing questions stand", then)
-        self._delivered.put(Delivered(notice, image))
+        self._shown(Delivered(notice, image))
 
     def _picture(self, notice: Notice) -> str | None:
         event = notice.event
@@ -121,12 +114,5 @@ class Delivery:
         try:
             return write()
         except OSError as error:
-            self._sentences.put(f"{what} could not be written: {error}")
+            self._told(f"{what} could not be written: {error}")
             return None
-
-
-def _taken(waiting: queue.SimpleQueue[Item]) -> list[Item]:
-    taken = []
-    while not waiting.empty():
-        taken.append(waiting.get())
-    return taken

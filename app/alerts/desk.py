@@ -5,9 +5,10 @@ One thread uses it. This module knows nothing of screens or of tensors.
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from vstream.app.alerts.notices import Notice
 from vstream.app.alerts.standing import Standing, checked_text
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from vstream.app.desk import Watched
     from vstream.app.output import PictureFolder
     from vstream.standing import Alert
+
+Item = TypeVar("Item")
 
 
 class AlertDesk:
@@ -34,7 +37,8 @@ class AlertDesk:
         options.check_delivery()
         self._standing: list[tuple[Watched, Standing]] = []
         self._delivery: Delivery | None = None
-        self._wrong: list[str] = []
+        self._shown: queue.SimpleQueue[Delivered] = queue.SimpleQueue()
+        self._sentences: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def open(self, watched: Sequence[Watched], pictures: PictureFolder) -> None:
         """Looks for everything in every source, none of which lets frames in yet.
@@ -48,11 +52,14 @@ class AlertDesk:
             self._standing.append((one, standing))
             self._open(one, standing)
         if any(standing.alerts for _, standing in self._standing):
-            self._delivery = self._options.delivery(pictures, self._options.memory)
+            self._delivery = self._options.delivery(
+                pictures, self._options.memory, shown=self._shown.put, told=self._sentences.put
+            )
 
     def _open(self, one: Watched, standing: Standing) -> None:
         if not self._options.forget_alerts:
-            self._wrong += [one.about(sentence) for sentence in standing.resume()]
+            for sentence in standing.resume():
+                self._sentences.put(one.about(sentence))
         before = {alert.text: alert for alert in standing.alerts}
         for text in self._texts:
             if text in before and before[text].options == self._settings:
@@ -73,12 +80,11 @@ class AlertDesk:
 
     def take(self) -> list[Delivered]:
         """Events that were written down since it was asked last."""
-        return self._delivery.take() if self._delivery else []
+        return _taken(self._shown)
 
     def sentences(self) -> list[str]:
         """What went wrong since it was asked last."""
-        wrong, self._wrong = self._wrong, []
-        return wrong + (self._delivery.sentences() if self._delivery else [])
+        return _taken(self._sentences)
 
     def end(self) -> None:
         """Nobody looks any more: what is not kept is over."""
@@ -91,6 +97,13 @@ class AlertDesk:
             self._delivery.close()
             for _, standing in self._standing:
                 standing.save()
+
+
+def _taken(waiting: queue.SimpleQueue[Item]) -> list[Item]:
+    taken = []
+    while not waiting.empty():
+        taken.append(waiting.get())
+    return taken
 
 
 def _identity(one: Watched) -> str:

@@ -183,7 +183,7 @@ class _Connection(http.client.HTTPConnection):
 
     def __init__(self, host: str, port: int, *, tls: bool, resolver: Resolver) -> None:
         super().__init__(host, port)
-        self.default_port = 443 if tls else 80  # type: ignore[misc]  # leaves the port out of Host where it is usual
+        self.default_port = 443 if tls else 80  # leaves the port out of Host where it is usual
         self._tls, self._resolver = tls, resolver
         self.was_cut = False
 

@@ -12,7 +12,7 @@ import typer
 from vstream.app.options import Options
 
 if TYPE_CHECKING:
-    from vstream.app.alerts.delivery import Delivery
+    from vstream.app.alerts.delivery import Delivered, Delivery
     from vstream.app.alerts.endpoint import Endpoint
     from vstream.app.alerts.webhook import Webhook
     from vstream.app.output import PictureFolder
@@ -67,8 +67,20 @@ class DeliveryOptions:
         if self.events is not None:
             EventLog(self.events)
 
-    def delivery(self, pictures: PictureFolder, home: Path | None) -> Delivery:
-        """What carries events; letters of the webhook wait in `home`, else in the user's state folder.
+    def delivery(
+        self,
+        pictures: PictureFolder,
+        home: Path | None,
+        *,
+        shown: Callable[[Delivered], None] = lambda delivered: None,
+        told: Callable[[str], None],
+    ) -> Delivery:
+        """What carries events.
+
+        Args:
+            pictures: where pictures go.
+            home: where letters of the webhook wait; the user's state folder if None.
+            shown, told: as `Delivery` has them.
 
         Raises:
             ValueError: for what will not do.
@@ -78,7 +90,8 @@ class DeliveryOptions:
 
         log = None if self.events is None else EventLog(self.events)
         endpoint = self.endpoint()
-        return Delivery(pictures, log=log, make_webhook=_maker(endpoint, home) if endpoint else None)
+        webhook = _maker(endpoint, home) if endpoint else None
+        return Delivery(pictures, log=log, make_webhook=webhook, shown=shown, told=told)
 
 
 @dataclass(frozen=True, kw_only=True)
