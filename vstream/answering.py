@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from vstream.types import Frame, TokenSpan
     from vstream.view import View
 
+Result = TypeVar("Result")
 MAX_EVIDENCE = 5
 MIN_PIECE_TOKENS = 64  # every pass reads all weights, which costs as much as 20 tokens do
 
@@ -97,6 +98,15 @@ def is_earlier(turn: Mapping[str, Any], at_seconds: float) -> bool:
 def exchange_of(turn: Mapping[str, Any]) -> Exchange:
     """A turn that is remembered, as the model reads it again."""
     return Exchange(turn["question"] + choices_text(turn.get("choices", ())), turn["answer"])
+
+
+def finished(pieces: Generator[None, None, Result]) -> Result:
+    """Does all pieces of some work at once; what it gives in the end."""
+    while True:
+        try:
+            next(pieces)
+        except StopIteration as done:
+            return cast(Result, done.value)
 
 
 class Answerer:
@@ -176,6 +186,19 @@ class Answerer:
         answer.num_prompt_tokens = max(layer.get_seq_length() for layer in cache.spans)
         decoding = Decoding(self._adapter, cache, self._adapter.head(hidden[-1]), prompt.cursor, options)
         return RunningAnswer(answer, decoding)
+
+    def first_logits(self, question: Question, view: View) -> Tensor:
+        """Logits [V] of the first token that an answer would have; nothing is decoded, and nothing kept of it."""
+        prompt, recalls = make_prompt(view.snapshot.cursor, None, question), len(view.candidates) > 0
+        memory_tokens = self._config.gist_tokens + self._config.retrieve_tokens if recalls else 0
+        cache = AnswerCache(self._adapter, view.snapshot, memory_tokens=memory_tokens, tail_tokens=len(prompt.words))
+        if recalls:
+            _, _, hidden = finished(self._prefill(cache, prompt, view))
+        else:
+            hidden = self._forward_piece(cache, prompt, None)
+        assert hidden is not None, "the last pass of a prompt runs to its end"
+        logits: Tensor = self._adapter.head(hidden[-1])
+        return logits
 
     def _look(self, frames: Sequence[Frame]) -> TokenSpan | None:
         """Frames not yet encoded as tokens, None for none; the next question about the same ones gets the same."""

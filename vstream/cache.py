@@ -181,6 +181,25 @@ class Snapshot:
         """[A] int64, where the window begins (the cursor, when it is empty)."""
         return self.window[0].start if self.window else self.cursor
 
+    def newest(self, count: int) -> Snapshot:
+        """The sink and the newest blocks alone, where they are: a copy."""
+        window = self.window[len(self.window) - count :]
+        later = sum(placed.meta.num_tokens for placed in window)
+        tokens = [*range(self.sink.meta.num_tokens), *range(-later, 0)]
+        return replace(self, window=window, keys_values=self._tokens(tokens))
+
+    def frame(self, seconds: float) -> Snapshot:
+        """The sink and the tokens of one time alone, where they are: a copy, of whose window nothing else is seen."""
+        times = [float("nan")] * self.sink.meta.num_tokens
+        times += [time for placed in self.window for time in placed.meta.seconds.tolist()]
+        sink = range(self.sink.meta.num_tokens)
+        return replace(self, keys_values=self._tokens([*sink, *(n for n, time in enumerate(times) if time == seconds)]))
+
+    def _tokens(self, numbers: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of some of its tokens."""
+        chosen = torch.tensor(numbers, dtype=torch.int64, device=self.keys_values[0][0].device)
+        return [(keys[:, :, chosen], values[:, :, chosen]) for keys, values in self.keys_values]
+
 
 class StreamCache(SpanCache):
     """Sink and recent window of one stream, as the decoder sees them while it watches.

@@ -58,6 +58,7 @@ class Config:
             `window_tokens`, and running answers by `answer_bytes`; reports of device bytes include both.
         answer_window: whether answers see the recent window. Without it they see sink and memory alone, as ReKV's do.
         consolidation: how memory fades, see `vstream.memory.levels`.
+        alert_share: of the time that a live or paced stream takes, what standing questions may take together.
         decode_steps: tokens of every running answer before a waiting clip is served.
         answer_bytes: budget of running answers' own keys and values; more questions than fit wait.
         digest_share: part of the memory kept for the middle level, where a block keeps a third of its tokens,
@@ -108,6 +109,7 @@ class Config:
     skip_duplicates: float | None = None
     drop_similarity: float | None = None
     scene_cut: float | None = None
+    alert_share: float = 0.25
     decode_steps: int = 8
     max_question_tokens: int = 512
     max_answer_tokens: int = 256
@@ -130,6 +132,7 @@ class Config:
         _check(0 < self.gist_share < 1, "gist_share", self.gist_share, "a number in (0, 1)")
         fits = 0 <= self.digest_share < 1 - self.gist_share
         _check(fits, "digest_share", self.digest_share, "a number >= 0 and less than 1 - gist_share")
+        _check(0 < self.alert_share <= 1, "alert_share", self.alert_share, "a number > 0 and <= 1")
         few = _is_whole(self.gist_vision_tokens, 1) and self.gist_vision_tokens <= 64
         _check(few, "gist_vision_tokens", self.gist_vision_tokens, "a whole number from 1 to 64")
         _check(

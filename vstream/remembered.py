@@ -119,6 +119,13 @@ class Remembered(ABC):
         behind = ~np.isin(rows["id"], self._hot_ids())
         return self._view(self.cache.snapshot(), rows[behind], {})
 
+    def newest_view(self, num_clips: int, *, recalls: bool) -> View:
+        """The newest clips of the window alone; if it `recalls`, all that is older may be brought back before them."""
+        snapshot = self.cache.snapshot().newest(num_clips)
+        rows = self.rows() if recalls else self.rows()[:0]
+        older = ~np.isin(rows["id"], [placed.meta.id for placed in snapshot.window])  # all that is not shown anyway
+        return self._view(snapshot, rows[older], {})
+
     def look(self, frames: Sequence[Frame]) -> Looked:
         """What goes through the decoder of a clip's frames, or of its first ones.
 

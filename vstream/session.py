@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -19,6 +20,7 @@ from vstream.answering import Answerer
 from vstream.batch import DecodeBatch, RunningAnswer
 from vstream.choices import check_choices
 from vstream.ingest import Ingest
+from vstream.lookout import Budget, Lookout
 from vstream.memory.block import Tier
 from vstream.memory.reader import BlockGoneError
 from vstream.memory_reader import MemoryReader
@@ -94,6 +96,7 @@ class Session:
         failure: what ended it, None while all is well.
         watching: time spent on encoding clips and remembering them.
         prefilling: time spent on questions, until their first token is due.
+        looking: time spent on standing questions.
     """
 
     def __init__(
@@ -122,7 +125,7 @@ class Session:
         """
         self.adapter, self.source, self.config = adapter, source, config
         self.failure: Exception | None = None
-        self.watching, self.prefilling = Stopwatch(), Stopwatch()
+        self.watching, self.prefilling, self.looking = Stopwatch(), Stopwatch(), Stopwatch()
         self._wake = wake
         self._alone = Turns()  # the memory and the running answers; held for a whole step, and before the model's
         self._questions = QuestionQueue()
@@ -142,6 +145,8 @@ class Session:
             self.memory.close()
             raise
         self._answerer = Answerer(self.memory, config)
+        budget = Budget(config.alert_share) if self._is_paced else None
+        self._lookout = Lookout(self.memory, self._answerer, budget=budget)
 
     def start(self) -> None:
         """Lets frames in, on a thread of their own."""
@@ -162,10 +167,11 @@ class Session:
         return advanced or decoded
 
     def advance(self) -> bool:
-        """A piece of a question's prefill, else a clip; whether there was either.
+        """A piece of a question's prefill, else a look of a standing question, else a clip; whether there was any.
 
         A question that is due comes before the clips after it, and its own stream stands still until it is prefilled:
         what it selects must not change meanwhile. On a live stream a clip that waits comes between two questions.
+        A clip is looked at before the next one is taken, unless the stream would fall behind.
         """
         with self._alone, self.adapter.alone, torch.inference_mode():
             if self._closed:
@@ -184,18 +190,30 @@ class Session:
                 with self.prefilling:
                     self._prefill_piece(self._prefill)
                 return True
+            if self._looked():
+                return True
             clip = self.ingest.take_clip() if self.ingest else None
             if clip is not None:
                 with self.watching:
                     self._watch(clip)
                 self._prefilled_since_clip = False
+            elif self.ingest and self.ingest.drained:
+                self._lookout.finish()
             return clip is not None
 
+    def _looked(self) -> bool:
+        """Looks at the newest clip for one standing question, if one is due and the stream leaves time for it."""
+        if self._is_paced and self.ingest and self.ingest.peek_clip() is not None:
+            self._lookout.skip()
+        with self.looking:
+            return self._lookout.look()
+
     def settle(self) -> None:
-        """Lets answers go that are over, which gives their budget back; they join the dialogue."""
+        """Lets answers go that are over, which gives their budget back; they join the dialogue. Tells of events."""
         if any(running.answer.done for running in self._running):
             with self._alone:
                 self._settle()
+        self._lookout.tell()
 
     def _settle(self) -> None:
         over = [running for running in self._running if running.answer.done]  # the worker may end more meanwhile
@@ -218,7 +236,17 @@ class Session:
         skipped = len(clip.frames) - len(looked.frames)
         self.memory.watch(clip, looked, self.ingest.counters_if_committed(clip, skipped=skipped))
         self.ingest.commit(clip, skipped=skipped)
+        self._lookout.expect(clip, self._clip_seconds(clip))
         self._max_lag_seconds = max(self._max_lag_seconds, self.lag_seconds)
+
+    def _clip_seconds(self, clip: Clip) -> float:
+        """How much of the stream a clip stands for."""
+        return len(clip.frames) / self.config.fps if self.config.fps else clip.end_seconds - clip.start_seconds
+
+    @property
+    def _is_paced(self) -> bool:
+        """Whether the stream does not wait for who watches it."""
+        return self.source is not None and (self.source.is_live or self.config.realtime)
 
     def _owes_clip(self) -> bool:
         """Whether a live stream's clip waits since a question came before it."""
@@ -317,31 +345,43 @@ class Session:
             ValueError: if it is empty or too long, or the session watches nothing.
             RuntimeError: if the session has ended.
         """
-        raise NotImplementedError
+        if not isinstance(self.memory, StreamMemory):
+            raise ValueError("a standing question needs a stream to watch; give a source, not a memory alone")
+        options = options or AlertOptions()
+        if options.uses_memory and self.config.positions == "original":
+            raise ValueError("uses_memory needs positions='contiguous', got 'original'")
+        question = self._checked_length(text, self._lookout.question)
+        if self._closed:
+            raise RuntimeError(f"the session has ended{f' ({self.failure})' if self.failure else ''}")
+        return self._lookout.add(text, question, options, self._wake)
 
     @property
     def alerts(self) -> tuple[Alert, ...]:
         """The standing questions that are not cancelled, oldest first."""
-        raise NotImplementedError
+        return self._lookout.alerts
 
     def _checked_question(self, text: str, choices: Sequence[str], options: DecodeOptions) -> Question:
-        if not text.strip():
-            raise ValueError("the question is empty; ask something about the video")
         if options.max_tokens > self.config.max_answer_tokens:
             limit = self.config.max_answer_tokens
             raise ValueError(f"max_tokens is {options.max_tokens}, but this session allows at most {limit}")
-        with torch.inference_mode():
-            question, limit = self.adapter.question(text, choices=choices), self.config.max_question_tokens
-        if len(question.span) > limit:
-            raise ValueError(f"the question has {len(question.span)} tokens, but at most {limit} fit; shorten it")
+        question = self._checked_length(text, partial(self.adapter.question, choices=choices))
         needed = self._answerer.num_bytes(question, options)
         if needed > self.config.answer_bytes:
             raise ValueError(f"the answer needs {needed} bytes, but answer_bytes is {self.config.answer_bytes}")
         return question
 
+    def _checked_length(self, text: str, made: Callable[[str], Question]) -> Question:
+        if not text.strip():
+            raise ValueError("the question is empty; ask something about the video")
+        with torch.inference_mode():
+            question, limit = made(text), self.config.max_question_tokens
+        if len(question.span) > limit:
+            raise ValueError(f"the question has {len(question.span)} tokens, but at most {limit} fit; shorten it")
+        return question
+
     def _resolve(self, at: float | str | None) -> tuple[float, bool]:
         """A stream time in seconds (inf: the end), and whether it is the present."""
-        live = self.source is not None and (self.source.is_live or self.config.realtime)
+        live = self._is_paced
         at = ("now" if live else "end") if at is None else at
         if at == "end":
             return math.inf, False
@@ -428,7 +468,7 @@ class Session:
                 memory=self._memory_report(),
                 running=sum(not running.answer.done for running in self._running),
                 waiting=len(self._questions),
-                ended=self.ingest is None or self.ingest.drained,
+                ended=self.ingest is None or (self.ingest.drained and not self._lookout.is_due),
             )
 
     def rows(self) -> Rows:
@@ -469,9 +509,11 @@ class Session:
             with self._alone, self.adapter.alone, torch.inference_mode():
                 if not self._closed:
                     self._flush()
+                    self._end_alerts()
                     self._end_answers()
                     self.memory.close()
                     self._wake()  # the batch lets go of its answers
+            self._lookout.tell()
 
     def _flush(self) -> None:
         """Keeps answers that are over, and encodes what waits of a live source; if that fails, it is why it ends."""
@@ -483,6 +525,12 @@ class Session:
                         self._watch(clip)
         except Exception as error:
             self.failure = error
+
+    def _end_alerts(self) -> None:
+        """What goes on is over if the stream is; else a resumed one may go on with it."""
+        self._lookout.skip()
+        if self.ingest and self.ingest.drained:
+            self._lookout.finish()
 
     def _end_answers(self) -> None:
         self._closed = True

@@ -116,6 +116,10 @@ class Adapter(ABC):
     def text(self, token_ids: Sequence[int]) -> str:
         """The text of generated token ids, special tokens left out."""
 
+    @abstractmethod
+    def token_ids(self, text: str) -> list[int]:
+        """The tokens of plain text, as `text` reads them back; any thread may ask."""
+
     def most_tokens(self, num_frames: int) -> int:
         """The most that a clip of so many frames takes."""
         return -(-num_frames // self.group_frames) * self.max_frame_tokens

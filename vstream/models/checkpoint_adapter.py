@@ -149,6 +149,10 @@ class CheckpointAdapter(Adapter):
         """The text of generated token ids."""
         return self.tokens.text(token_ids)
 
+    def token_ids(self, text: str) -> list[int]:
+        """The tokens of plain text."""
+        return self.tokens.ids(text)
+
     def _time_span(self, seconds: float) -> TokenSpan:
         return self._span(self.tokens.ids(self.time_text(seconds)), TokenKind.TIMESTAMP)
 

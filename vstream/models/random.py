@@ -98,6 +98,10 @@ class RandomLlama(Adapter):
         """The bytes as text; bytes that are no UTF-8 become replacement characters."""
         return bytes(token for token in token_ids if token < EOS).decode(errors="replace")
 
+    def token_ids(self, text: str) -> list[int]:
+        """The text's bytes."""
+        return list(text.encode())
+
     def _features(self, image: Tensor) -> Tensor:
         """[P, E] of a picture [H, W, 3], or the features [P, E] themselves."""
         if image.ndim == 2:
@@ -111,7 +115,7 @@ class RandomLlama(Adapter):
         return torch.cat([means, spread]).T.to(self.dtype) @ self.projection  # [P, 6] @ [6, E]
 
     def _text_span(self, text: str, kind: TokenKind) -> TokenSpan:
-        return plain_span(self.embed(torch.tensor(list(text.encode()), dtype=torch.long)), kind)
+        return plain_span(self.embed(torch.tensor(self.token_ids(text), dtype=torch.long)), kind)
 
 
 def load(*, device: torch.device, dtype: torch.dtype | None = None, seed: int = 0) -> RandomLlama:

@@ -180,6 +180,10 @@ class EmbeddedAdapter(Adapter):
         """The text of generated token ids."""
         return self.tokens.text(token_ids)
 
+    def token_ids(self, text: str) -> list[int]:
+        """The tokens of plain text."""
+        return self.tokens.ids(text)
+
     def _span(self, ids: list[int], kind: TokenKind) -> TokenSpan:
         return plain_span(self.embed(torch.tensor(ids, dtype=torch.long)), kind)
 
