@@ -18,6 +18,9 @@ from vstream.app.alerts.notices import Notice, letter_record, notice_record
 from vstream.app.alerts.webhook import Webhook
 from vstream.app.output import PictureFolder
 
+CLOSE_SECONDS = 5.0
+"""Letters that are due have so long at the end."""
+
 
 @dataclass(frozen=True, eq=False)
 class Delivered:
@@ -43,7 +46,6 @@ class Delivery:
         make_webhook: Callable[[Callable[[str], None]], Webhook] | None = None,
         shown: Callable[[Delivered], None] = lambda delivered: None,
         told: Callable[[str], None] = lambda sentence: None,
-        close_seconds: float = 10.0,
     ) -> None:
         """Starts the threads.
 
@@ -53,9 +55,8 @@ class Delivery:
             make_webhook: makes the webhook, given who is told what goes wrong with it.
             shown: is told of every notice that was written down, in order, by a thread.
             told: is told sentences about what went wrong, by any thread.
-            close_seconds: how long letters that are due may take at the end.
         """
-        self._pictures, self._log, self._close_seconds = pictures, log, close_seconds
+        self._pictures, self._log = pictures, log
         self._shown, self._told = shown, told
         self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._webhook = make_webhook(told) if make_webhook else None
@@ -82,7 +83,7 @@ class Delivery:
             return
         self._jobs.put(None)
         self._thread.join()
-        if self._webhook is not None and (left := self._webhook.close(self._close_seconds)):
+        if self._webhook is not None and (left := self._webhook.close(CLOSE_SECONDS)):
             self._told(
                 f"{left} event{'s' * (left > 1)} for {self._webhook.endpoint.host} could not be sent yet; the next run "
                 "with the same --webhook and memory sends them"

@@ -8,6 +8,7 @@ of what letters say.
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -69,7 +70,7 @@ class Webhook:
         self._told, self._patience = told, patience or Patience()
         self._failures: dict[str, int] = {}
         self._due: dict[str, float] = {}
-        self._said = ""
+        self._said, self._next_seconds = "", math.inf
         self._changed = threading.Condition()
         self._closing = self._asked = self._idle = self._is_down = False
         self._thread = threading.Thread(target=self._run, name="webhook", daemon=True)
@@ -84,9 +85,12 @@ class Webhook:
             self._changed.notify_all()
 
     def close(self, timeout_seconds: float = 0.0) -> int:
-        """Ends; what can be sent at once has so long for it. How many letters wait on: the next run sends them."""
+        """Ends; what is due by then has so long for it. How many letters wait on: the next run sends them."""
+        until = time.monotonic() + timeout_seconds
         with self._changed:
-            self._changed.wait_for(lambda: self._idle and not self._asked, timeout_seconds)
+            self._changed.wait_for(
+                lambda: self._idle and not self._asked and self._next_seconds > until, timeout_seconds
+            )
             self._closing = True
             self._changed.notify_all()
         self._thread.join(self.endpoint.try_seconds + 1)
@@ -98,14 +102,15 @@ class Webhook:
                 self._asked = self._idle = False
                 if self._closing:
                     return
-            wait_seconds = self._send_due()
+            self._send_due()
             with self._changed:
-                self._idle = True
+                self._idle, self._next_seconds = True, min(self._due.values(), default=math.inf)
                 self._changed.notify_all()
+                wait_seconds = max(0.0, min(LOOK_SECONDS, self._next_seconds - time.monotonic()))
                 self._changed.wait_for(lambda: self._closing or self._asked, wait_seconds)
 
-    def _send_due(self) -> float:
-        """Sends what is due; the seconds until there may be more."""
+    def _send_due(self) -> None:
+        """Sends what is due."""
         letters, blocked = self.outbox.waiting(), set[str]()
         self._forget_all_but(letters)
         for letter in letters:
@@ -117,11 +122,9 @@ class Webhook:
             reply = self._send(letter)
             if reply is not None and reply.status == 0:
                 self._postpone(letters, letter)
-                break
+                return
             if letter.key in self._due:
                 blocked.add(letter.order)
-        now = time.monotonic()
-        return max(0.0, min([LOOK_SECONDS, *(due - now for due in self._due.values())]))
 
     def _send(self, letter: Letter) -> Reply | None:
         """One attempt; None where another process sees to it."""

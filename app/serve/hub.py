@@ -370,7 +370,8 @@ class Hub:
         """A stream, with the standing questions that were kept with it."""
         stream = Stream(card, session, folder=self._library.folder(card.id), pass_on=self._delivery.put, **more)
         try:
-            stream.note = " ".join(filter(None, [stream.note, *stream.alerts.resume() if session.source else []]))
+            if session.source is not None:
+                stream.note = " ".join([*filter(None, [stream.note]), *stream.alerts.resume()])
         except BaseException:
             session.close()
             raise
