@@ -46,8 +46,8 @@ class AlertOptions:
         ValueError: for a number out of range.
     """
 
-    on: float = 5.0
-    off: float = 2.5
+    on: float = 6.0
+    off: float = 3.0
     cool_down_seconds: float = 10.0
     calibrate: int = 64
     uses_memory: bool = False
