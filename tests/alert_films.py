@@ -15,6 +15,11 @@ SECONDS, CLIP_SECONDS = 32, 4
 
 def heart_film(path: Path, *, times: tuple[tuple[int, int], ...] = TIMES, seconds: int = SECONDS) -> Path:
     """Films it, two frames a second."""
-    hearts = [Sighting(Thing("red", "plain", "heart"), start, end, 0) for start, end in times]
-    film(World(5, seconds, needles=tuple(hearts)), path, fps=2)
+    film(heart_world(times, seconds), path, fps=2)
     return path
+
+
+def heart_world(times: tuple[tuple[int, int], ...] = TIMES, seconds: int = SECONDS) -> World:
+    """What is filmed."""
+    hearts = [Sighting(Thing("red", "plain", "heart"), start, end, 0) for start, end in times]
+    return World(5, seconds, needles=tuple(hearts))

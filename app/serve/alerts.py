@@ -107,7 +107,7 @@ class StreamAlerts:
     def unsubscribe(self, listener: Callable[[], None]) -> None:
         """Ends what `subscribe` began."""
         with self._lock:
-            self._listeners = tuple(one for one in self._listeners if one is not listener)
+            self._listeners = tuple(one for one in self._listeners if one != listener)
 
     @property
     def num_listeners(self) -> int:
