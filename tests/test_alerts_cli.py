@@ -199,7 +199,7 @@ def test_of_several_sources_each_event_says_which(
         (["--alert", "x" * 1001], "1 to 1000 characters that can be seen, got 1001"),
         (["--alert", "a cat", "--alert-on", "nan"], "both finite"),
         (["--alert", "a cat", "--cool-down", "-1"], "cool_down_seconds must be"),
-        (["--alert", "a cat", "--webhook", "hooks.example"], "--webhook must be an address like"),
+        (["--alert", "a cat", "--webhook", "hooks.example"], "--webhook must be an http or https address"),
         (["--alert", "a cat", "--webhook", "http://169.254.169.254/"], "link-local addresses"),
         (["--alert", "a cat", "--webhook-secret-file", "nothing"], "--webhook URL, which is not given"),
         (["--alert", "a cat", "--events", "/nowhere/events.jsonl"], "give a file in a folder that exists"),

@@ -84,7 +84,7 @@ class Endpoint:
         parts = _split(self.url)
         if parts is None:
             raise ValueError(
-                "--webhook must be an address like https://HOST/PATH, without a user, password or fragment"
+                "--webhook must be an http or https address, with a host and without a user, password or fragment"
             )
         if special := why_never(self.host):
             raise ValueError(f"--webhook: {special} addresses like {self.host} are never connected to; give another")

@@ -57,9 +57,11 @@ class StreamAlerts:
             return tuple(self._notices)
 
     @property
-    def events(self) -> list[Notice]:
-        """The latest that is known of each of the latest events, in the order of their beginnings."""
-        return list({notice.event_id: notice for notice in self.notices}.values())
+    def events(self) -> list[tuple[float, Notice]]:
+        """The latest events, in the order in which they came: when each was noticed (Unix), and what is known now."""
+        latest = {notice.event_id: notice for notice in self.notices}
+        began = {notice.event_id: notice.told_at for notice in reversed(self.notices)}
+        return [(began[event_id], notice) for event_id, notice in latest.items()]
 
     def after(self, key: str) -> list[Notice]:
         """Notices after the one with a key; all of them where it is none of those kept."""

@@ -84,7 +84,7 @@ async def list_events(
     stream = hub_of(request).stream(stream_id)
     if "text/event-stream" in request.headers.get("accept", ""):
         return EventStream(stream, last_event_id or "", request.app.state.stopping.is_set)
-    told = [event_record(stream, notice) for notice in stream.alerts.events]
+    told = [event_record(stream, notice) for _, notice in stream.alerts.events]
     return JSONResponse(records.EventList(data=told).model_dump())
 
 
