@@ -68,16 +68,30 @@ def ours(options: AlertOptions) -> Rule:
         judge = Judge(options)
         if judge.needs_start:
             judge.start(heard.nothing)
-        for (start, end), log_odds in zip(heard.clips, heard.log_odds, strict=True):
-            if judge.hear(log_odds, start, end) == "begins":
-                yield end
+        yield from _begun(judge, heard, heard.log_odds)
 
     return alarms
 
 
-def half_off(on: float, calibrate: int = AlertOptions.calibrate) -> Rule:
+def above_nothing(on: float) -> Rule:
+    """Contextual calibration alone: as ours, above what is said with nothing to see, whatever clips tell."""
+
+    def alarms(heard: Heard) -> Iterator[float]:
+        judge = Judge(AlertOptions(on=on, off=on / 2, calibrate=0))
+        yield from _begun(judge, heard, [log_odds - heard.nothing for log_odds in heard.log_odds])
+
+    return alarms
+
+
+def _begun(judge: Judge, heard: Heard, log_odds: Sequence[float]) -> Iterator[float]:
+    for (start, end), said in zip(heard.clips, log_odds, strict=True):
+        if judge.hear(said, start, end) == "begins":
+            yield end
+
+
+def half_off(on: float) -> Rule:
     """Ours, where an event ends below half the score at which it begins."""
-    return ours(AlertOptions(on=on, off=on / 2, calibrate=calibrate))
+    return ours(AlertOptions(on=on, off=on / 2))
 
 
 @dataclass(frozen=True)

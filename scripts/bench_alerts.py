@@ -12,18 +12,21 @@ All rules judge the same log-odds of the same run (`alert_rules.py`):
 - `yes > 0.5`: an alarm wherever yes becomes likelier than no.
 - `silence < 0.725`: VideoLLM-online's rule (arXiv 2406.11816), no against yes being its silence.
 - `one threshold`: as these two, with the best threshold that there is for both wordings.
+- `above nothing`: contextual calibration alone, above what is said with nothing to see, with hysteresis and cool-down.
 
-`--tune` chooses the thresholds of `ours` and of `one threshold` on two hours of other seeds, by the same number of
-trials each: most found in both wordings with at most one false alarm an hour. An appearance is found if an alarm is
-raised before it has been over for a clip and a second; what comes again within that time is the same one. An alarm for
-nothing is false. Latency is stream time from its first frame to the end of the clip that raised the alarm, and the time
-of a look. Intervals are 95%: Wilson's for recall, exact Poisson for false alarms, of all six questions together.
+`--tune` chooses the thresholds of `ours` and of the last two on two hours of other seeds, by the same number of trials
+each: most found in both wordings with at most one false alarm an hour. An appearance is found if an alarm is raised
+before it has been over for a clip and a second; what comes again within that time is the same one. An alarm for nothing
+is false. Latency is stream time from its first frame to the end of the clip that raised the alarm, and the time of a
+look; in time is within a clip and a second. Intervals are 95%: Wilson's for recall, exact Poisson for false alarms, of
+all six questions together.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import sys
 from collections import Counter
@@ -41,6 +44,7 @@ from alert_rules import (
     Heard,
     Rule,
     above,
+    above_nothing,
     best,
     half_off,
     judged,
@@ -62,13 +66,13 @@ PLANTED = OWN = 3
 WORDINGS = {"trained": "was there {a} {name}?", "new": "is there {a} {name} now?"}
 THRESHOLDS = [-4 + 0.5 * n for n in range(12)]
 SCORES = [3 + 0.5 * n for n in range(12)]
-ONE_THRESHOLD = 1.0  # by `--tune`
+ONE_THRESHOLD, ABOVE_NOTHING = 1.0, 5.5  # by `--tune`, as the defaults of `AlertOptions`
 RULES: dict[str, Rule] = {
     "ours": ours(AlertOptions()),
     "yes > 0.5": above(0.0),
     f"silence < {SILENCE}": silence_below(SILENCE),
     "one threshold": above(ONE_THRESHOLD),
-    "ours, baseline never moves": ours(AlertOptions(calibrate=1)),
+    "above nothing": above_nothing(ABOVE_NOTHING),
 }
 
 
@@ -203,6 +207,7 @@ def row_of(rule: str, wording: str, heard: Sequence[Heard], hours: float, look_s
         "false_per_hour": found.false / hours,
         "false_interval": [bound / hours for bound in poisson_interval(found.false)],
         "repeated": found.repeated,
+        "in_time": sum(seconds + look_seconds <= LATE_SECONDS for seconds in found.late),
         "late_median": late[len(late) // 2],
         "late_95": late[int(0.95 * (len(late) - 1))],
         "late_most": late[-1],
@@ -219,6 +224,7 @@ def line_of(row: Mapping[str, Any]) -> str:
         f"{row['recall']:.3f} ({low:.3f} to {high:.3f}) of {row['of']}",
         f"{row['false_per_hour']:.2f} ({fewest:.2f} to {most:.2f})",
         str(row["repeated"]),
+        str(row["in_time"]),
         f"{row['late_median']:.1f}, {row['late_95']:.1f}, {row['late_most']:.1f}",
     )
     return f"| {' | '.join(cells)} |"
@@ -230,20 +236,25 @@ def events_of(heard: Sequence[Heard]) -> dict[str, float]:
     shown = [
         any(first <= picture <= last for first, last in one.presences) for one in heard for _, picture, _ in one.told
     ]
-    started = [min(abs(start - first) for first, _ in one.presences) for one in heard for start, _, _ in one.told]
+    firsts = [[first for first, _ in one.presences] for one in heard for _ in one.told]
+    starts = [start for one in heard for start, _, _ in one.told]
+    right = [start in meant for start, meant in zip(starts, firsts, strict=True)]
     return {
         "as_ruled": float(all(as_ruled)),
         "events": len(shown),
-        "picture_right": fmean(shown),
-        "start_right": fmean(off < 1 for off in started),
+        "picture_right": fmean(shown or [math.nan]),
+        "start_right": fmean(right or [math.nan]),
     }
 
 
 def tune(heard: Sequence[Heard], hours: float) -> dict[str, float]:
     """The best threshold of each kind, over all wordings."""
     hours *= len(WORDINGS)
-    one = best({number: above(number) for number in THRESHOLDS}, heard, hours)
-    return {"one threshold": one, "ours": best({number: half_off(number) for number in SCORES}, heard, hours)}
+    return {
+        "one threshold": best({number: above(number) for number in THRESHOLDS}, heard, hours),
+        "above nothing": best({number: above_nothing(number) for number in SCORES}, heard, hours),
+        "ours": best({number: half_off(number) for number in SCORES}, heard, hours),
+    }
 
 
 def measure(seeds: Sequence[int], seconds: int) -> tuple[list[Heard], Cost]:
@@ -265,8 +276,8 @@ def report(heard: Sequence[Heard], cost: Cost, hours: float) -> dict[str, Any]:
         for wording in WORDINGS
         for rule in RULES
     ]
-    print("| wording | rule | recall | false alarms an hour | repeated | seconds late: median, 95%, most |")
-    print("| --- | --- | --- | --- | --- | --- |\n" + "\n".join(map(line_of, rows)))
+    print("| wording | rule | recall | false alarms an hour | repeated | in time | seconds late: median, 95%, most |")
+    print("| --- | --- | --- | --- | --- | --- | --- |\n" + "\n".join(map(line_of, rows)))
     spent = {"clip_ms": 1000 * cost.clip_seconds / cost.clips, "look_ms": 1000 * look_seconds}
     events = events_of([one for one in heard if one.wording == "trained"])
     print(f"a clip takes {spent['clip_ms']:.1f} ms, a look {spent['look_ms']:.1f} ms; events: {events}")

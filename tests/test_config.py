@@ -65,6 +65,7 @@ def test_budgets_are_not_negative(name):
     ("name", "values", "allowed"),
     [
         ("fps", [0, -1, NAN, INF, 1e4], "a number > 0 and <= 1000"),
+        ("alert_share", [0, -0.1, 1.5, NAN, INF], "a number > 0 and <= 1"),
         ("gist_share", [0, 1, -0.1, 1.5, NAN], "a number in (0, 1)"),
         ("digest_share", [-0.1, 0.875, 1, NAN], "a number >= 0 and less than 1 - gist_share"),
         ("gist_vision_tokens", [0, 65], "a whole number from 1 to 64"),
@@ -101,7 +102,7 @@ def test_every_number_is_checked():
     numbers = {
         f.name for f in fields(Config) if isinstance(f.default, (int, float)) and not isinstance(f.default, bool)
     }
-    assert numbers == {*COUNTS, *BUDGETS, "fps", "digest_share", "gist_share", "gist_vision_tokens"}
+    assert numbers == {*COUNTS, *BUDGETS, "fps", "alert_share", "digest_share", "gist_share", "gist_vision_tokens"}
     unchecked = [name for name in sorted(numbers) if not _refuses(Config, name, -1)]
     assert unchecked == []
     assert [f.name for f in fields(DecodeOptions)] == ["max_tokens", "temperature", "top_p", "seed", "stop"]

@@ -17,16 +17,32 @@ if TYPE_CHECKING:
     from vstream.engine import Engine
     from vstream.session import Session
     from vstream.sources import PushSource
+    from vstream.standing import Alert, AlertOptions, Event
     from vstream.types import Frame
 
 __version__ = "0.1.0"
-__all__ = ["Answer", "Config", "DecodeOptions", "Engine", "Evidence", "Frame", "PushSource", "Session"]
+__all__ = [
+    "Alert",
+    "AlertOptions",
+    "Answer",
+    "Config",
+    "DecodeOptions",
+    "Engine",
+    "Event",
+    "Evidence",
+    "Frame",
+    "PushSource",
+    "Session",
+]
 
 _OWNER = {
+    "Alert": "standing",
+    "AlertOptions": "standing",
     "Answer": "answer",
     "Config": "config",
     "DecodeOptions": "config",
     "Engine": "engine",
+    "Event": "standing",
     "Evidence": "answer",
     "Frame": "types",
     "PushSource": "sources",

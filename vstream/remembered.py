@@ -122,7 +122,7 @@ class Remembered(ABC):
     def newest_view(self, num_clips: int, *, recalls: bool) -> View:
         """The newest clips of the window alone; if it `recalls`, all that is older may be brought back before them."""
         snapshot = self.cache.snapshot().newest(num_clips)
-        rows = self.rows() if recalls else self.rows()[:0]
+        rows = self.rows() if recalls else rows_of([])
         older = ~np.isin(rows["id"], [placed.meta.id for placed in snapshot.window])  # all that is not shown anyway
         return self._view(snapshot, rows[older], {})
 
