@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vstream import __version__
+from vstream.app.alerts.options import WatchOptions
 from vstream.app.batch.options import BatchOptions
 from vstream.app.bench.options import BenchOptions
 from vstream.app.interrupts import interrupts
@@ -99,12 +100,14 @@ def watch(
         str | None, typer.Option(help="When frames come too fast: block (files) or drop-oldest (cameras).")
     ] = None,
     *,
-    options: Options,
+    options: WatchOptions,
 ) -> int:
     """Watches videos to their end, cameras until it is stopped, and answers questions on the way.
 
-    On a terminal, type questions at any time; /help there tells more. Ctrl-C ends it cleanly.
+    With --alert it tells by itself when something is to be seen. On a terminal, type questions at any time; /help there
+    tells more. Ctrl-C ends it cleanly.
     """
+    from vstream.app.alerts.desk import AlertDesk
     from vstream.app.questions import parse_scheduled, read_questions
     from vstream.app.sources import is_memory
     from vstream.app.watching import Run
@@ -115,7 +118,7 @@ def watch(
     from_stdin = str(questions) == "-"
     scheduled = [parse_scheduled(text) for text in ask or []]
     scheduled += read_questions(questions) if questions and not from_stdin else []
-    run = Run(sources, scheduled, options, realtime=realtime, queue_policy=queue)
+    run = Run(sources, scheduled, options, alerts=AlertDesk(options), realtime=realtime, queue_policy=queue)
     return _show(run, options, to_end=True, stay=stay, from_stdin=from_stdin)
 
 

@@ -16,6 +16,7 @@ from vstream.app.sources import Planned, folder_name
 
 if TYPE_CHECKING:
     from vstream.answer import Answer
+    from vstream.app.alerts.desk import AlertDesk
     from vstream.session import Session
 
 
@@ -40,8 +41,11 @@ class Watched:
 
     @property
     def over(self) -> bool:
-        """Whether no more of it is going to be watched."""
-        return self.session.closed or self.session.ingest is None or self.session.ingest.drained
+        """Whether no more of it is going to be watched, or looked at for standing questions."""
+        session = self.session
+        if session.closed or session.ingest is None:
+            return True
+        return session.ingest.drained and (not session.alerts or session.status().ended)
 
     def about(self, sentence: str) -> str:
         """A sentence that says which source it is about, where there are several."""
@@ -78,11 +82,12 @@ class Desk:
         asked: all that was asked so far, in order.
         open: those whose answers were not taken yet.
         errors: why questions could not be answered.
+        alerts: the standing questions, None where there can be none.
     """
 
-    def __init__(self, watched: Sequence[Watched]) -> None:
+    def __init__(self, watched: Sequence[Watched], alerts: AlertDesk | None = None) -> None:
         """For sources that are open."""
-        self.watched = tuple(watched)
+        self.watched, self.alerts = tuple(watched), alerts
         self.asked: list[Asked] = []
         self.open: list[Asked] = []
         self.errors: list[Exception] = []

@@ -12,12 +12,18 @@ import time
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from vstream.app.alerts.notices import notice_text
 from vstream.app.desk import Asked, Desk
 from vstream.app.news import News
 from vstream.app.progress import Progress
 from vstream.app.questions import parse_line
+
+if TYPE_CHECKING:
+    from vstream.app.alerts.delivery import Delivered
+    from vstream.app.alerts.desk import AlertDesk
+    from vstream.app.output import PictureFolder
 
 POLL_SECONDS = 0.1
 MAX_WAITING_LINES = 64
@@ -59,20 +65,34 @@ class LineReader:
 class LineScreen(Progress):
     """Shows a run line by line; a subclass says how an answer looks."""
 
-    def __init__(self, *, to_end: bool = True, reader: LineReader | None = None, stay: bool = False) -> None:
+    def __init__(
+        self, pictures: PictureFolder, *, to_end: bool = True, reader: LineReader | None = None, stay: bool = False
+    ) -> None:
         """How far a run goes.
 
         Args:
+            pictures: where evidence goes.
             to_end: whether sources are watched on when all is answered.
             reader: of more questions.
             stay: whether to go on until the reader has ended.
         """
         super().__init__()
+        self.pictures = pictures
         self._to_end, self._reader, self._stay = to_end, reader, stay
 
     @abstractmethod
     def show(self, asked: Asked) -> None:
         """Shows one answer; returns when it is over."""
+
+    def show_event(self, event: Delivered) -> None:
+        """Shows that an event has begun or is over."""
+        self.tell(": ".join(notice_text(event.notice)))
+
+    def show_events(self, alerts: AlertDesk) -> None:
+        """Shows what standing questions have told since it was called last."""
+        for event in alerts.take():
+            self.show_event(event)
+        self._tell(alerts.sentences())
 
     def run(self, desk: Desk) -> Literal["over", "left"]:
         """Shows answers and news until the run is over."""
@@ -82,6 +102,8 @@ class LineScreen(Progress):
             self._take_lines(desk)
             self._tell(desk.catch_up())
             self._show(desk)
+            if desk.alerts:
+                self.show_events(desk.alerts)
             self._tell(news.sentences())  # after the answers: a failure that they ended by is told, too
             if over and desk.answered:
                 return "over"

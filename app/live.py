@@ -28,13 +28,14 @@ from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.patch_stdout import patch_stdout
 from prompt_toolkit.styles import Style
 
+from vstream.app.alerts.standing import since_seconds
 from vstream.app.desk import Asked, Desk
 from vstream.app.looks import Lookout
 from vstream.app.news import News
 from vstream.app.questions import Scheduled
 from vstream.app.terminal import TerminalScreen
 from vstream.app.typed import HELP, Cancel, Command, Question, parse_typed
-from vstream.app.view import STYLES, OpenAnswer, hint_line, live_lines
+from vstream.app.view import STYLES, GoingOn, OpenAnswer, hint_line, live_lines
 
 if TYPE_CHECKING:
     from vstream.app.output import PictureFolder
@@ -99,6 +100,8 @@ class _LiveRun:
             self._tell(self._desk.catch_up())
             for asked in self._desk.take(lambda one: one.answer.done):
                 self._show(asked)
+            if self._desk.alerts:
+                self._screen.show_events(self._desk.alerts)
             self._tell(self._news.sentences())
             if all(one.session.failure for one in self._desk.watched):
                 return
@@ -177,10 +180,15 @@ class _LiveRun:
         size = self._app.output.get_size()
         width, rows = max(8, size.columns - 1), max(1, size.rows - BELOW_LINES - 1)
         lines = live_lines(
-            self._lookout.looks(), [_shown(one) for one in self._desk.open if _is_shown(one)], width, rows
-        )
+            self._lookout.looks(), [_shown(one) for one in self._desk.open if _is_shown(one)], width, rows,
+            self._going_on(),
+        )  # fmt: skip
         parts: StyleAndTextTuples = [part for line in lines for part in (*line, ("", "\n"))]
         return parts[:-1]
+
+    def _going_on(self) -> list[GoingOn]:
+        alerts = self._desk.alerts.alerts if self._desk.alerts else []
+        return [GoingOn(one.label, alert.text, since_seconds(alert)) for one, alert in alerts]
 
     def _below(self) -> StyleAndTextTuples:
         waiting = sum(not _is_shown(one) for one in self._desk.open)

@@ -12,14 +12,15 @@ import sys
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vstream.app.alerts.notices import iso, notice_record
 from vstream.app.lines import LineScreen
 
 if TYPE_CHECKING:
     from vstream.answer import Answer, Evidence
+    from vstream.app.alerts.delivery import Delivered
     from vstream.app.desk import Asked, Watched
 
 
@@ -44,15 +45,21 @@ class PictureFolder:
 
     def save(self, evidence: Evidence, source_name: str | None) -> str | None:
         """Writes the picture of a piece of evidence of a source; its path, None if there is none."""
-        if self._folder is None or not evidence.picture:
+        if not evidence.picture:
             return None
         assert evidence.picture_seconds is not None, f"{evidence} has a picture of no time"
+        return self.save_picture(evidence.picture, evidence.picture_seconds, source_name)
+
+    def save_picture(self, picture: bytes, seconds: float, source_name: str | None) -> str | None:
+        """Writes a JPEG of a time of a source; its path, None if there is no picture or no folder."""
+        if self._folder is None or not picture:
+            return None
         stem = re.sub(r"[^\w.-]+", "_", Path(source_name or "frame").stem)
-        name = f"{stem}-{evidence.picture_seconds:08.2f}s-{zlib.crc32(evidence.picture):08x}.jpg"
+        name = f"{stem}-{seconds:08.2f}s-{zlib.crc32(picture):08x}.jpg"
         path = self._folder / name
         if not path.exists():
             part = path.with_name(f".{name}.part")
-            part.write_bytes(evidence.picture)
+            part.write_bytes(picture)
             part.replace(path)  # a picture is there whole or not at all
         return str(path)
 
@@ -82,16 +89,11 @@ def _evidence_record(evidence: Evidence, image: str | None) -> dict[str, Any]:
     return {
         "start_seconds": evidence.start_seconds,
         "end_seconds": evidence.end_seconds,
-        "wall_clock": None if evidence.wall_clock is None else _iso(evidence.wall_clock),
+        "wall_clock": None if evidence.wall_clock is None else iso(evidence.wall_clock),
         "score": _finite(evidence.score),
         "level": evidence.level,
         "image": image,
     }
-
-
-def _iso(unix_seconds: float) -> str:
-    """ISO 8601 with the local time zone's offset, as `--at` takes it."""
-    return datetime.fromtimestamp(unix_seconds).astimezone().isoformat(timespec="milliseconds")
 
 
 def _finite(number: float | None) -> float | None:
@@ -105,18 +107,17 @@ def print_json(record: dict[str, Any]) -> None:
 
 
 class JsonScreen(LineScreen):
-    """Shows every answer as one line of JSON on stdout, when it is over."""
-
-    def __init__(self, pictures: PictureFolder, **settings: Any) -> None:
-        """`pictures` is where the evidence goes; the rest is `LineScreen`'s."""
-        super().__init__(**settings)
-        self._pictures = pictures
+    """Shows every answer as one line of JSON on stdout, when it is over, and events between them."""
 
     def show(self, asked: Asked) -> None:
         """Waits for an answer and prints it."""
         asked.answer.wait()
         if asked.answer.error is None:
-            print_json(answer_record(asked.answer, self._pictures, asked.watched.name))
+            print_json(answer_record(asked.answer, self.pictures, asked.watched.name))
+
+    def show_event(self, event: Delivered) -> None:
+        """Prints that an event has begun or is over."""
+        print_json(notice_record(event.notice, event.image))
 
     def close(self, watched: Sequence[Watched], answers: Sequence[Answer], wall_seconds: float) -> None:
         """Every line says all there is."""

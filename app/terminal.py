@@ -20,6 +20,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from vstream.app.alerts.notices import Notice, notice_text
 from vstream.app.lines import LineScreen
 from vstream.app.progress import printable
 from vstream.app.view import blocks_text, cut, format_wall
@@ -27,6 +28,7 @@ from vstream.types import format_seconds
 
 if TYPE_CHECKING:
     from vstream.answer import Answer, Evidence
+    from vstream.app.alerts.delivery import Delivered
     from vstream.app.desk import Asked, Desk, Watched
     from vstream.app.output import PictureFolder
     from vstream.session import Status
@@ -42,9 +44,8 @@ class TerminalScreen(LineScreen):
 
     def __init__(self, pictures: PictureFolder, **settings: Any) -> None:
         """`pictures` is where the evidence goes; the rest is `LineScreen`'s."""
-        super().__init__(**settings)
+        super().__init__(pictures, **settings)
         self._console = Console(highlight=False)
-        self._pictures = pictures
 
     def show(self, asked: Asked) -> None:
         """Shows one answer; returns when it is over."""
@@ -58,6 +59,11 @@ class TerminalScreen(LineScreen):
     def show_finished(self, asked: Asked) -> None:
         """Shows one answer that is over, as a panel."""
         self._console.print(self._panel(asked))
+
+    def show_event(self, event: Delivered) -> None:
+        """Shows that an event has begun or is over, on a line."""
+        with self.paused():
+            self._console.print(event_line(event.notice, event.image), soft_wrap=True)
 
     def print(self, text: str) -> None:
         """Prints a text as it is."""
@@ -93,7 +99,7 @@ class TerminalScreen(LineScreen):
 
     def _paths(self, asked: Asked) -> list[str | None]:
         name = asked.watched.name
-        return [self._pictures.save(evidence, name) for evidence in asked.answer.evidence]
+        return [self.pictures.save(evidence, name) for evidence in asked.answer.evidence]
 
     def _panel(self, asked: Asked) -> RenderableType:
         answer = asked.answer
@@ -118,6 +124,15 @@ class TerminalScreen(LineScreen):
             subtitle=_speed(answer),
             subtitle_align="right",
         )
+
+
+def event_line(notice: Notice, image: str | None) -> Text:
+    """When, what, and where its picture is."""
+    when, what = notice_text(notice)
+    wall = notice.event.wall_clock
+    parts = [Text(f"[{when}]", style="cyan"), Text(printable(what), style="bold" if notice.phase == "start" else "")]
+    parts += [Text(text, style="dim") for text in (wall and format_wall(wall), image) if text]
+    return Text("  ").join(parts)
 
 
 def _paragraph(asked: Asked, paths: Sequence[str | None]) -> Text:

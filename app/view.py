@@ -53,9 +53,27 @@ class OpenAnswer:
     num_tokens: int
 
 
-def live_lines(looks: Sequence[Look], answers: Sequence[OpenAnswer], width: int, rows: int) -> list[Line]:
-    """All that stands above the prompt: open answers, a rule, the sources; at most `rows` lines."""
-    status = status_lines(looks, width, max(1, rows - 1))
+@dataclass(frozen=True)
+class GoingOn:
+    """A standing question, as it is shown.
+
+    Attributes:
+        label: of its source, "" where there is only one.
+        text: what is looked for.
+        since_seconds: since when it is so, None if it is not.
+    """
+
+    label: str
+    text: str
+    since_seconds: float | None
+
+
+def live_lines(
+    looks: Sequence[Look], answers: Sequence[OpenAnswer], width: int, rows: int, standing: Sequence[GoingOn] = ()
+) -> list[Line]:
+    """All that stands above the prompt: open answers, a rule, the sources, what is looked for; at most `rows` lines."""
+    alerts = alert_lines(standing, width, rows // 3)
+    status = [*status_lines(looks, width, max(1, rows - 1 - len(alerts))), *alerts]
     open_lines = [line for answer in answers for line in answer_lines(answer, width)]
     room = max(0, rows - len(status) - 1)
     return [*open_lines[len(open_lines) - min(room, len(open_lines)) :], [("class:dim", "─" * width)], *status]
@@ -70,6 +88,26 @@ def status_lines(looks: Sequence[Look], width: int, rows: int) -> list[Line]:
             return lines
     more = len(full) - rows + 1
     return [*lines[: rows - 1], [("class:dim", cut(f"and {more} more; /status tells all", width))]]
+
+
+def alert_lines(standing: Sequence[GoingOn], width: int, rows: int) -> list[Line]:
+    """A line for each standing question that is so now, and one that counts the others."""
+    now = [one for one in standing if one.since_seconds is not None][: max(0, rows - 1)]
+    lines = [
+        fit(
+            [
+                (1, "class:said", f"● {cut(printable(one.text), max(8, width - 20))}"),
+                (2, "", f"since {format_seconds(one.since_seconds or 0)}"),
+                (3, "class:name", short(one.label, width)),
+            ],
+            width,
+        )
+        for one in now
+    ]
+    others = len(standing) - len(now)
+    if others and rows:
+        lines.append(fit([(1, "class:dim", f"○ {others} standing question{'s' * (others > 1)} more")], width))
+    return lines
 
 
 def _kept(lines: list[Line], most: int) -> list[Line]:

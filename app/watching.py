@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -19,7 +19,9 @@ from vstream.types import format_seconds
 
 if TYPE_CHECKING:
     from vstream.answer import Answer
+    from vstream.app.alerts.desk import AlertDesk
     from vstream.app.options import Options
+    from vstream.app.output import PictureFolder
     from vstream.app.questions import Scheduled
     from vstream.engine import Engine
 
@@ -29,7 +31,16 @@ Ending = Literal["over", "left"]
 
 
 class Screen(Protocol):
-    """Where a run is shown, and where its questions come from."""
+    """Where a run is shown, and where its questions come from.
+
+    Attributes:
+        pictures: where evidence goes.
+    """
+
+    pictures: PictureFolder
+
+    def show_events(self, alerts: AlertDesk) -> None:
+        """Shows what standing questions have told since it was called last."""
 
     def run(self, desk: Desk) -> Ending:
         """Shows answers until the run is over, or left."""
@@ -52,7 +63,7 @@ class Run:
 
     def __init__(
         self, sources: Sequence[str], scheduled: Sequence[Scheduled], options: Options, *,
-        queue_policy: str | None = None, **settings: Any,
+        queue_policy: str | None = None, alerts: AlertDesk | None = None, **settings: Any,
     ) -> None:  # fmt: skip
         """Checks all that can be checked before a model is loaded.
 
@@ -61,6 +72,7 @@ class Run:
             scheduled: the questions, for every source.
             options: as given by the user.
             queue_policy: of every source; unless given, cameras drop the oldest frames and files wait.
+            alerts: what is looked for all the time, in every source.
             settings: more settings of the sessions.
 
         Raises:
@@ -69,7 +81,7 @@ class Run:
         """
         self._planned = plan(sources, options)
         check_questions(self._planned, scheduled)
-        self._scheduled, self._options = scheduled, options
+        self._scheduled, self._options, self._alerts = scheduled, options, alerts
         options.loading()  # refuses what will not do before torch is loaded
         self._settings = {
             one: options.settings(one.memory, queue_policy=queue_policy or _policy(one), **settings)
@@ -87,9 +99,13 @@ class Run:
         try:
             with screen.busy("loading the model"):
                 engine = load_engine(self._planned, self._options)
-            with engine:
-                desk = self._open(engine)
-                ending = screen.run(desk)
+            with self._closing_alerts(screen), engine:
+                desk = self._open(engine, screen)
+                try:
+                    ending = screen.run(desk)
+                finally:
+                    if self._alerts:
+                        self._alerts.end()
                 whole = [one for one in self._watched if one.session.failure is None]
                 if to_end and ending == "over" and whole:
                     screen.close(whole, [asked.answer for asked in desk.asked], time.perf_counter() - began)
@@ -104,12 +120,24 @@ class Run:
             screen.tell(warning)
         return desk.exit_code
 
-    def _open(self, engine: Engine) -> Desk:
+    @contextmanager
+    def _closing_alerts(self, screen: Screen) -> Iterator[None]:
+        """Shows the events that closing the sessions brings."""
+        try:
+            yield
+        finally:
+            if self._alerts:
+                self._alerts.close()
+                screen.show_events(self._alerts)
+
+    def _open(self, engine: Engine, screen: Screen) -> Desk:
         """Opens every source, and asks every question before the first frame comes in."""
         for planned in self._planned:
             label = f"@{planned.number} {planned.name}" if len(self._planned) > 1 else ""
             self._watched.append(open_planned(engine, planned, self._options, self._settings[planned], label))
-        desk = Desk(self._watched)
+        if self._alerts:
+            self._alerts.open(self._watched, screen.pictures)
+        desk = Desk(self._watched, self._alerts)
         desk.schedule(self._scheduled)
         for watched in self._watched:
             engine.serve(watched.session)

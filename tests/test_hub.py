@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from serving import make_hub, write_video
 
+from vstream.app.serve.busy import BusyError
 from vstream.app.serve.hub import PUSH, Hub, OpenAlreadyError
 from vstream.app.serve.library import CARD, UnknownStreamError, without_folders
-from vstream.app.serve.stream import BusyError
 
 ANSWER_SECONDS = 60
 

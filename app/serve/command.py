@@ -42,6 +42,7 @@ def serve(options: ServeOptions) -> int:
 
     quieten()
     options.loading()  # refuses what will not do before anything slow
+    options.check_delivery()
     hub_options = options.settings(_memories(options))
     listener = listen(options)
     try:
@@ -61,6 +62,7 @@ def _build(options: ServeOptions, settings: dict[str, object]) -> tuple[Hub, Fas
     """The hub, and the app around it."""
     import torch
 
+    from vstream.app.output import PictureFolder
     from vstream.app.serve.allowed import SourcePolicy
     from vstream.app.serve.hub import Hub
     from vstream.app.serve.library import Library
@@ -95,6 +97,7 @@ def _build(options: ServeOptions, settings: dict[str, object]) -> tuple[Hub, Fas
         settings=settings,
         preset=options.preset,
         max_streams=options.max_streams,
+        delivery=options.delivery(PictureFolder(None), root, told=_tell),
     )
     app = build_app(hub, policy=policy, uploads=uploads, stopping=Stopping())
     mount_page(app, hub, policy, uploads)

@@ -21,10 +21,10 @@ from starlette.routing import Match, Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vstream.app.serve.allowed import SourceRefused
+from vstream.app.serve.busy import BusyError
 from vstream.app.serve.hub import OpenAlreadyError
 from vstream.app.serve.library import UnknownStreamError, without_folders
 from vstream.app.serve.records import Problem, Refusal
-from vstream.app.serve.stream import BusyError
 from vstream.app.serve.uploads import NoRoom, UploadRefused, UploadTooLarge
 
 log = logging.getLogger("vstream.serve")

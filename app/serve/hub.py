@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from vstream.app.alerts.delivery import Delivery
+from vstream.app.output import PictureFolder
 from vstream.app.progress import without_credentials
+from vstream.app.serve.busy import BusyError
 from vstream.app.serve.library import Card, Kept, Library, UnknownStreamError, checked_title, new_id, now_iso, title_of
-from vstream.app.serve.stream import BusyError, Stream
+from vstream.app.serve.stream import Stream
 from vstream.app.serve.viewing import LiveView
 from vstream.engine import Engine
 from vstream.presets import SESSION_PRESETS, check_preset
@@ -78,6 +81,7 @@ class Hub:
         settings: Mapping[str, Any] | None = None,
         preset: str | None = None,
         max_streams: int = MAX_STREAMS,
+        delivery: Delivery | None = None,
     ) -> None:
         """Nothing is loaded yet.
 
@@ -89,7 +93,9 @@ class Hub:
             settings: of every session, by the names of `Config`.
             preset: of streams that name none.
             max_streams: that may be open at once.
+            delivery: takes what standing questions tell further; it is closed with the hub.
         """
+        self._delivery = delivery or Delivery(PictureFolder(None))
         self.models, self.presets = models, SESSION_PRESETS
         self.on_ask: Callable[[Answer], None] = lambda answer: None
         self._opener, self._library, self._loading = opener, library, loading
@@ -235,7 +241,10 @@ class Hub:
         stream = self.stream(stream_id)
         with self._ends(stream_id):
             stream.session.close()
-            if not stream.card.kept:
+            if stream.card.kept:
+                stream.alerts.save()
+            else:
+                self._delivery.settle()  # it writes into the memory's folder
                 self._library.delete(stream_id)
 
     # Memories
@@ -264,6 +273,7 @@ class Hub:
         with self._ends(memory_id) as stream:
             if stream is not None:
                 stream.session.close()
+                self._delivery.settle()  # it writes into the memory's folder
             self._library.delete(memory_id)
 
     def _change(self, stream_id: str, **changes: Any) -> None:
@@ -294,8 +304,12 @@ class Hub:
                 turn.answer.wait(max(0.0, until - time.monotonic()))
         with self._load_lock:
             engines = list(self._engines.values())
+        streams = self.streams()
         for engine in engines:
             engine.close()
+        self._delivery.close()
+        for stream in streams:
+            stream.alerts.save()
 
     # Opening
 
@@ -345,12 +359,23 @@ class Hub:
         session = self._session(
             engine, card, opened.source, queue_policy="drop-oldest" if live else "block", realtime=card.realtime
         )
-        return self._take_in(engine, Stream(card, session, view=view, file=opened.file))
+        return self._take_in(engine, self._stream(card, session, view=view, file=opened.file))
 
     def _ask_alone(self, engine: Engine, card: Card, why: str) -> Stream:
         session = self._session(engine, card, None)
         note = f"The memory is asked alone; nothing is watched{f': {why}' if why else ''}."
-        return self._take_in(engine, Stream(card, session, view=LiveView(), note=note))
+        return self._take_in(engine, self._stream(card, session, view=LiveView(), note=note))
+
+    def _stream(self, card: Card, session: Session, **more: Any) -> Stream:
+        """A stream, with the standing questions that were kept with it."""
+        stream = Stream(card, session, folder=self._library.folder(card.id), pass_on=self._delivery.put, **more)
+        try:
+            if session.source is not None:
+                stream.note = " ".join([*filter(None, [stream.note]), *stream.alerts.resume()])
+        except BaseException:
+            session.close()
+            raise
+        return stream
 
     def _session(self, engine: Engine, card: Card, source: Source | None, **more: Any) -> Session:
         settings = {**self._settings, "dialogue": card.dialogue, **more}

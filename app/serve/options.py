@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from vstream.app.alerts.options import DeliveryOptions
 from vstream.app.options import SessionOptions
 
 TOKEN_VARIABLE = "VSTREAM_TOKEN"
@@ -15,7 +16,7 @@ NETWORK, LIMITS = "Who may come", "Limits"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeOptions(SessionOptions):
+class ServeOptions(SessionOptions, DeliveryOptions):
     """As given; `listening.py` checks what is about the network."""
 
     host: Annotated[

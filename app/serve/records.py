@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from vstream.app.alerts.standing import MAX_TEXT as MAX_ALERT_TEXT
 from vstream.app.serve.stream import MAX_TEXT
 from vstream.types import parse_seconds
 
@@ -271,6 +272,89 @@ class TurnList(Told):
 
     object: Literal["list"] = "list"
     data: list[TurnRecord]
+
+
+# Standing questions
+
+
+class NewAlert(Given):
+    """Something that is to be told of whenever it is to be seen.
+
+    Attributes:
+        text: a condition, or a question of yes or no.
+        on: an event begins above this score: log-odds of yes, less what is usual for the question.
+        off: it ends below this one, which is lower; as far below `on` as usual, unless given.
+        cool_down_seconds: after an event none begins for so long.
+    """
+
+    text: str = Field(min_length=1, max_length=MAX_ALERT_TEXT, examples=["a cat appears", "is the door open?"])
+    on: float | None = Field(None, ge=-100, le=100)
+    off: float | None = Field(None, ge=-200, le=100)
+    cool_down_seconds: float | None = Field(None, ge=0, le=1e6)
+
+
+class AlertRecord(Told):
+    """A standing question as it stands.
+
+    Attributes:
+        since_seconds: stream time since which it is so, None while it is not.
+        confidence: that it is so in the clip looked at last, 0 to 1; None before the first.
+        events: how many there were lately.
+        looked: clips on which it was looked at.
+        skipped: clips on which there was no time to.
+    """
+
+    object: Literal["alert"] = "alert"
+    id: str
+    stream_id: str
+    text: str
+    on: float
+    off: float
+    cool_down_seconds: float
+    since_seconds: float | None
+    confidence: float | None
+    events: int
+    looked: int
+    skipped: int
+
+
+class AlertList(Told):
+    """What is looked for, oldest first."""
+
+    object: Literal["list"] = "list"
+    data: list[AlertRecord]
+
+
+class EventRecord(Told):
+    """Something that was looked for has begun, or is over.
+
+    Attributes:
+        id: the same at its beginning and its end, and of no other event.
+        end_seconds: None while it goes on.
+        seconds: of the frame that shows it.
+        confidence: 0 to 1.
+        wall_seconds: Unix time of its start, None where unknown.
+        picture_url: where its picture is, on this server.
+    """
+
+    object: Literal["event"] = "event"
+    id: str
+    alert_id: str
+    stream_id: str
+    text: str
+    start_seconds: float
+    end_seconds: float | None
+    seconds: float
+    confidence: float
+    wall_seconds: float | None
+    picture_url: str | None
+
+
+class EventList(Told):
+    """The latest events, in the order of their beginnings."""
+
+    object: Literal["list"] = "list"
+    data: list[EventRecord]
 
 
 # Memory

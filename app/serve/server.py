@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
-from vstream.app.serve import api, docs, errors, metrics, openai_api, push, uploading
+from vstream.app.serve import alerts_api, api, docs, errors, metrics, openai_api, push, uploading
 from vstream.app.serve.stopping import Stopping
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def build_app(
     )
     errors.install(app)
     app.include_router(api.router)
+    app.include_router(alerts_api.router)
     app.include_router(push.router)
     app.include_router(uploading.router)
     app.include_router(openai_api.router)

@@ -16,6 +16,8 @@ from typing import Literal
 from vstream.answer import Answer
 from vstream.app.looks import Gauge, Look
 from vstream.app.news import WATCHING
+from vstream.app.serve.alerts import PassOn, StreamAlerts
+from vstream.app.serve.busy import BusyError
 from vstream.app.serve.library import Card
 from vstream.app.serve.viewing import LiveView
 from vstream.config import DecodeOptions
@@ -32,10 +34,6 @@ MAX_WAITING = 16
 LOOK_SECONDS = 0.5
 
 State = Literal["connecting", "watching", "reconnecting", "over", "memory", "failed", "closed"]
-
-
-class BusyError(RuntimeError):
-    """There is no room for more now; later there will be."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,13 +76,29 @@ class Stream:
         view: the newest picture.
         file: the recorded file that is watched, where a browser may play it.
         note: a sentence about how it was opened, "" where there is nothing to say.
+        alerts: what is looked for all the time, and what that has told.
         on_ask: is told of every answer when it is asked for.
     """
 
     def __init__(
-        self, card: Card, session: Session, *, view: LiveView, file: Path | None = None, note: str = ""
+        self,
+        card: Card,
+        session: Session,
+        *,
+        view: LiveView,
+        file: Path | None = None,
+        note: str = "",
+        folder: Path | None = None,
+        pass_on: PassOn = lambda notice, then: None,
     ) -> None:
-        """For a session that is open; what its memory remembers of a conversation comes first in it."""
+        """For a session that is open; what its memory remembers of a conversation comes first in it.
+
+        Args:
+            card, session, view, file, note: see the attributes.
+            folder: of its memory, where standing questions are kept.
+            pass_on: takes what standing questions tell further.
+        """
+        self.alerts = StreamAlerts(session, card.id, folder, pass_on)
         self.card, self.session, self.view, self.file, self.note = card, session, view, file, note
         self.on_ask: Callable[[Answer], None] = lambda answer: None
         self._gauge = Gauge(session, card.title)

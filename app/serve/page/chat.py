@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from vstream.app.serve.library import without_folders
+from vstream.app.serve.page.alerts import event_html
 from vstream.app.serve.page.html import button, data
 from vstream.app.serve.page.words import LEVELS, model_about
 from vstream.app.view import ordinal
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from vstream.app.serve.stream import Stream, Turn
 
 MAX_EVIDENCE = 5
-MAX_TURNS = 40
+MAX_TURNS = MAX_EVENTS = 40
 LEVEL_NAMES = {"open": "just now"}
 """What levels are called under a picture, where their own name says too little."""
 
@@ -26,13 +28,15 @@ QUESTIONS = ("What is shown now?", "What happened so far?", "When did it change?
 
 
 def conversation(stream: Stream) -> str:
-    """The last turns of a stream, or what to ask where there are none yet."""
-    turns = stream.turns[-MAX_TURNS:]
-    if not turns:
+    """The last turns and events of a stream, or what to ask where there are none yet."""
+    turns, events = stream.turns[-MAX_TURNS:], stream.alerts.events[-MAX_EVENTS:]
+    if not turns and not events:
         return _empty(stream)
     earlier = len(stream.turns) - len(turns)
     note = f'<p class="quiet small">{earlier} earlier turns are in the export.</p>' if earlier else ""
-    return f'<div id="log">{note}<ol>{"".join(turn_html(stream.id, turn) for turn in turns)}</ol></div>'
+    said = [(turn.asked_at or 0.0, turn_html(stream.id, turn)) for turn in turns]
+    said += [(began, event_html(stream.id, notice)) for began, notice in events]
+    return f'<div id="log">{note}<ol>{"".join(html for _, html in sorted(said, key=itemgetter(0)))}</ol></div>'
 
 
 def _empty(stream: Stream) -> str:

@@ -7,6 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from vstream.app.serve.library import without_folders
+from vstream.app.serve.page.alerts import alert_chips
 from vstream.app.serve.page.words import TIERS
 from vstream.app.view import MIB, format_wall
 from vstream.types import format_seconds
@@ -59,7 +60,7 @@ def overlay(stream: Stream, look: Look) -> str:
     kind, state = standing(stream, look)
     return (
         f'<div class="over"><span class="chip num">{clock} <span class="rest">{rest}</span></span>'
-        f'<span class="chip" role="status"><i class="dot {kind}"></i>{escape(state)}</span></div>'
+        f'<span class="chip" role="status"><i class="dot {kind}"></i>{escape(state)}</span>{alert_chips(stream)}</div>'
     )
 
 

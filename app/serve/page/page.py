@@ -38,6 +38,7 @@ WORDS_SECONDS = 0.15
 
 ON_LOAD = "vstreamPage.connect(trigger, ['act', 'ask']); watch('value', () => vstreamPage.sync());"
 MAP_ON_LOAD = "watch('value', () => vstreamPage.mark());"
+ALERTS_ON_LOAD = "watch('value', () => vstreamPage.taken());"
 NOTICE_ON_LOAD = "watch('value', () => vstreamPage.told());"
 LOG_ON_LOAD = "watch('value', () => vstreamPage.follow());"
 QUIET: dict[str, Any] = {
@@ -149,6 +150,9 @@ def _lay_out(begin: str) -> Any:
                     parts["overlay"] = _html(elem_id="status")
                 parts["gauges"] = _html(elem_id="gauges")
                 parts["map"] = _html(elem_id="map", js_on_load=MAP_ON_LOAD)
+                with gr.Column(elem_id="alerts-box"):
+                    _html(static("tell.html"), elem_id="tell")
+                    parts["alerts"] = _html(elem_id="alerts", js_on_load=ALERTS_ON_LOAD)
             with gr.Column(elem_id="right"):
                 parts["head"] = _html(elem_id="chat-head")
                 parts["log"] = _html(elem_id="log-box", js_on_load=LOG_ON_LOAD)

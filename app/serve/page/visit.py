@@ -6,18 +6,21 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from itertools import count
 from typing import NamedTuple
 
 from vstream.app.serve.errors import told
 from vstream.app.serve.hub import Hub
 from vstream.app.serve.library import MAX_TITLE, UnknownStreamError, title_of, without_folders
+from vstream.app.serve.page.alerts import standing_questions
 from vstream.app.serve.page.chat import conversation
 from vstream.app.serve.page.gauges import gauges, overlay
 from vstream.app.serve.page.html import data, notice
 from vstream.app.serve.page.map import lanes_of, memory_map
 from vstream.app.serve.page.parts import chat_head, shelf, top
 from vstream.app.serve.stream import Stream, Turn
+from vstream.standing import AlertOptions
 
 SAMPLE = "sample"
 SETTLE_SECONDS = 3.0
@@ -38,6 +41,7 @@ class Panels(NamedTuple):
     overlay: str | None
     gauges: str | None
     map: str | None
+    alerts: str | None
     head: str | None
     log: str | None
     shelf: str | None
@@ -181,6 +185,13 @@ class Visit:
     def _stop(self, what: What) -> None:
         self._hub.stream(what["stream"]).turn(int(what["turn"])).answer.cancel()
 
+    def _tell(self, what: What) -> None:
+        self._hub.stream(what["stream"]).alerts.add(what.get("text", ""), AlertOptions())
+
+    def _untell(self, what: What) -> None:
+        with suppress(LookupError):  # somebody else was quicker
+            self._hub.stream(what["stream"]).alerts.remove(what["alert"])
+
     # What is shown
 
     def panels(self, *, with_shelf: bool = False) -> Panels:
@@ -195,6 +206,7 @@ class Visit:
             overlay=overlay(stream, look) if stream and look else "",
             gauges=gauges(look, [turn.answer for turn in turns if turn.asked_at is not None]) if look else "",
             map=self._map(stream) if stream else "",
+            alerts=standing_questions(stream) if stream else "",
             head=chat_head(stream) if stream else "",
             log=conversation(stream) if stream else "",
             shelf=self._shelf(streams) if with_shelf else None,
@@ -271,6 +283,8 @@ ACTS = {
     "delete": Visit._delete,
     "heard": Visit._heard,
     "stop": Visit._stop,
+    "tell": Visit._tell,
+    "untell": Visit._untell,
 }
 
 

@@ -42,7 +42,7 @@
     }
     if (camera?.shown && !` ${shown.streams} `.includes(` ${camera.stream} `)) stopCamera();
     if (camera && camera.stream === shown.stream) camera.shown = true;
-    $("to-live").hidden = Boolean(shown.over);
+    $("to-live").hidden = $("tell-form").hidden = Boolean(shown.over); // what is over is not looked at any more
     playLive();
     if (!moment) $("waiting").textContent = shown.over ? (shown.poster ? "" : NO_PICTURE) : "Waiting for the first picture…";
     restoreDraft();
@@ -180,8 +180,9 @@
     $("still").alt = `The picture of ${clock(seconds)}`;
     $("moment").textContent = [clock(seconds), moment.label].filter(Boolean).join("  ");
   }
+  const SEEKS = ".evidence button, .event button";
   function mark() {
-    document.querySelectorAll(".evidence button").forEach((one) => { // what the server sends does not know of it
+    document.querySelectorAll(SEEKS).forEach((one) => { // what the server sends does not know of it
       const pressed = moment !== null && one.dataset.key === moment.key;
       one.setAttribute("aria-pressed", String(pressed));
     });
@@ -401,6 +402,17 @@
       waiting.delete(note);
     }
   }
+  let telling = ""; // a standing question that was sent; it stays in its box until it is in the list
+  function tellMe(text) {
+    telling = text.trim().replace(/\s+/g, " ");
+    if (telling && !("gone" in root.dataset)) act("act", { do: "tell", stream: shown.stream, text: telling });
+  }
+  function taken() {
+    const box = $("tell-text"), there = [...document.querySelectorAll("#alerts .alert")];
+    if (!telling || !there.some((one) => one.dataset.text === telling)) return;
+    if (box.value.trim().replace(/\s+/g, " ") === telling) box.value = "";
+    telling = "";
+  }
   let hushed = null;
   function hush() { // a sentence about what went wrong goes when one types on
     const trouble = document.querySelector("#told .trouble");
@@ -451,12 +463,15 @@
         say(`Type what shall be watched: ${$("source").placeholder}.`);
         $("source").focus();
       }
+    } else if (event.target.id === "tell-form") {
+      event.preventDefault();
+      tellMe($("tell-text").value);
     } else if (event.target.id === "ask-form") {
       event.preventDefault();
       ask($("question").value);
     }
   });
-  document.addEventListener("input", (event) => event.target.id === "question" && hush());
+  document.addEventListener("input", (event) => ["question", "tell-text"].includes(event.target.id) && hush());
   document.addEventListener("change", (event) => {
     if (within(event, ".pickers")) explain();
     if (event.target.id === "upload" && event.target.files.length) {
@@ -502,5 +517,5 @@
   }
   setInterval(() => check(2).then((there) => there || giveBack()), 2000);
 
-  window.vstreamPage = { connect, sync, mark, follow, told };
+  window.vstreamPage = { connect, sync, mark, follow, told, taken };
 })();
