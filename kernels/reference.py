@@ -179,6 +179,7 @@ def group_query(query: Tensor, num_kv_heads: int) -> Tensor:
     return query.float().mean(dim=1).view(num_kv_heads, heads // num_kv_heads, dim).sum(dim=1)
 
 
+STRETCH_VECTORS = 1 << 10
 SHORTEST = 1e-12
 """A vector's length is never taken for less, so that none is divided by 0."""
 LARGEST = 65504.0
@@ -194,14 +195,22 @@ def turn(vectors: Tensor) -> Tensor:
     taken in pairs, in one order, and scaled by a product: the bits are the same on every device and for any number of
     vectors, as those of a matrix product would not be.
     """
-    dim = vectors.shape[-1]
+    stretches = torch.split(vectors.reshape(-1, vectors.shape[-1]), STRETCH_VECTORS)
+    return torch.cat([_turn_some(one) for one in stretches]).view(vectors.shape)
+
+
+def _turn_some(vectors: Tensor) -> Tensor:
+    """Vectors [M, D] turned; M is small enough that all stays in a CPU's cache."""
+    dim = vectors.shape[1]
     width, half = dim & -dim, (dim & -dim) // 2
-    turned = vectors.reshape(-1, dim).T.contiguous()  # [D, M]: whole rows are added
+    turned = vectors.T.contiguous()  # [D, M]: whole rows are added
     while half:
         pairs = turned.view(width // (2 * half), 2, half * dim // width, -1)
-        turned = torch.stack([pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]], dim=1).view(dim, -1)
-        half //= 2
-    return (turned * (1 / math.sqrt(width))).T.reshape(vectors.shape)
+        sums = torch.empty_like(pairs)
+        torch.add(pairs[:, 0], pairs[:, 1], out=sums[:, 0])
+        torch.sub(pairs[:, 0], pairs[:, 1], out=sums[:, 1])
+        turned, half = sums.view(dim, -1), half // 2
+    return (turned * (1 / math.sqrt(width))).T
 
 
 def quantise(kv: Tensor, base: Tensor, bits: int) -> Tensor:

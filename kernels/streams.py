@@ -59,13 +59,14 @@ class Side:
             if tensor.is_cuda:
                 tensor.record_stream(self._stream)
 
-    def mark(self) -> Ready:
-        """When all that is queued here so far is done."""
-        if self._stream is None:
-            return DONE
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record(self._stream)
-        return Ready(event)
+
+def queued(device: torch.device) -> Ready:
+    """When all that the current stream has been given so far is done."""
+    if device.type != "cuda":
+        return DONE
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(device))
+    return Ready(event)
 
 
 @cache

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from vstream.kernels import Places, gather_rows, place_rows
+from vstream.kernels.streams import queued
 from vstream.memory.block import BlockShape
 from vstream.memory.codec import Codec
+from vstream.memory.slab import Slab
 
 Tables = tuple[Tensor, Tensor]
 """cos and sin [1, N, D] of the positions that N tokens get."""
@@ -69,10 +71,23 @@ class Fetch:
     """
 
     def __init__(
-        self, parts: Sequence[Part], num_tokens: int, layers: range, shape: BlockShape, device: torch.device
+        self,
+        parts: Sequence[Part],
+        slabs: Sequence[Slab],
+        num_tokens: int,
+        layers: range,
+        shape: BlockShape,
+        device: torch.device,
     ) -> None:
+        """Parts of so many tokens, which lie in some slabs."""
         self.num_tokens, self.layers = num_tokens, layers
-        self._parts, self._shape, self._device = parts, shape, device
+        self._parts, self._slabs, self._shape, self._device = parts, slabs, shape, device
+
+    @property
+    def held(self) -> list[Tensor]:
+        """Small tensors on the device that reading needs until it is done."""
+        both = (one for part in self._parts for one in (part.owner, part.columns))
+        return [one for one in both if isinstance(one, Tensor)]
 
     def read(self) -> Tensor:
         """All its layers as they are stored, keys un-rotated, [L, 2, K, N, D] on the device."""
@@ -97,6 +112,7 @@ class Fetch:
         """
         for part in self._parts:
             part.place(layer, tables, keys, values)
+        self._mark()
 
     def _empty(self, layers: int) -> Tensor:
         size = (layers, 2, self._shape.num_kv_heads, self.num_tokens, self._shape.head_dim)
@@ -105,3 +121,9 @@ class Fetch:
     def _read(self, layer: int, out: Tensor) -> None:
         for part in self._parts:
             part.read(layer, out)
+        self._mark()
+
+    def _mark(self) -> None:
+        """Slots may be written again once a GPU has fetched what it was told to."""
+        for slab in self._slabs:
+            slab.read = queued(self._device)

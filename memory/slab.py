@@ -9,11 +9,14 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict
 from collections.abc import Container, Mapping, Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from vstream.kernels import Places, gather_rows
+from vstream.kernels.streams import DONE, departures, queued
 from vstream.memory.block import BlockShape, Form
 from vstream.memory.codec import WORD_BYTES, Codec
 
@@ -39,6 +42,8 @@ class Slab:
         num_slots: slots in all.
         slot_bytes: bytes of one slot.
         forms: resident block id -> how it is stored.
+        filled: when what was last written to it is there: copies out of a GPU go on while it computes.
+        read: when nobody reads it any more: a GPU fetches from pinned memory while others go on.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class Slab:
         self.slot_tokens = slot_tokens
         self.slot_bytes = shape.num_layers * words * WORD_BYTES
         self.forms: dict[int, Form] = {}
+        self.filled = self.read = DONE
         self._codecs = codecs
         self._slots: OrderedDict[int, list[int]] = OrderedDict()
         self._free = list(range(num_slots))
@@ -114,16 +120,37 @@ class Slab:
                 self.forget(block_id)
 
     def write(self, block_id: int, form: Form, rows: Tensor) -> None:
-        """Copy a block's rows [L, head_rows + N, R] uint8, from any device, into free slots."""
+        """Copy a block's rows [L, head_rows + N, R] uint8, from any device, into free slots.
+
+        From a GPU into pinned memory they go on a stream of their own; `filled` says when they are there.
+        """
         slots, per_slot = self._take(block_id, form), self._rows_per_slot(form.codec)
-        words = rows.to(self.data.device).contiguous().view(torch.int64)
-        whole = torch.nn.functional.pad(words, (0, 0, 0, len(slots) * per_slot - words.shape[1]))
-        filled = per_slot * words.shape[2]
-        self.data[:, self._index(slots), :filled] = whole.view(len(words), len(slots), filled)
+        self.read.settle()
+        words = rows.contiguous().view(torch.int64)
+        short = len(slots) * per_slot - words.shape[1]  # rows that the last slot has room for
+        whole = (pad(words, (0, 0, 0, short)) if short else words).view(len(words), len(slots), -1)
+        if self.data.device.type == "cpu":
+            self._copy_out(slots, whole)
+        else:
+            self.data[:, self._index(slots), : whole.shape[2]] = whole.to(self.data.device)
+
+    def _copy_out(self, slots: Sequence[int], whole: Tensor) -> None:
+        """Slots [L, S, W] into those on the host: a copy for each layer and each run of neighbours."""
+        spare = self.data.shape[2] - whole.shape[2]  # words of a slot that make no row
+        whole = pad(whole, (0, spare)) if spare else whole
+        with departures(whole.device).beside(whole):
+            for start, run in groupby(range(len(slots)), key=lambda place: slots[place] - place):
+                places = list(run)
+                first, last = places[0], places[-1] + 1
+                for into, layer in zip(self.data, whole, strict=True):
+                    into[start + first : start + last].copy_(layer[first:last], non_blocking=True)
+            self.filled = queued(whole.device)
 
     def copy_from(self, other: Slab, block_id: int) -> None:
         """Copy a block that lies in `other`, of the same slot size, into free slots here."""
         slots = self._take(block_id, other.forms[block_id])
+        self.read.settle()
+        other.filled.settle()
         self.data[:, self._index(slots)] = other.data[:, other._index(other._slots[block_id])].to(self.data.device)
 
     def forget(self, block_id: int) -> None:
@@ -155,6 +182,7 @@ class Slab:
 
     def payload(self, block_id: int) -> Tensor:
         """A resident block's rows [L, head_rows + N, R] uint8, as they were written."""
+        self.filled.settle()
         form = self.forms[block_id]
         places = self.places([block_id], [form.num_tokens]).on(self.data.device)
         rows = [gather_rows(self.words(layer, form.codec), *places) for layer in range(len(self.data))]

@@ -92,7 +92,8 @@ class Tiers:
             else self._from_slab(self.slabs[tier], codec, spans)
             for (tier, codec), spans in resident.items()
         ]  # fmt: skip
-        return Fetch(parts, start, layers, self._shape, self._device)
+        slabs = [self.slabs[tier] for tier in {tier for tier, _ in resident} if tier is not Tier.DISK]
+        return Fetch(parts, slabs, start, layers, self._shape, self._device)
 
     def _make_room(self, tier: Tier, form: Form, keep: Collection[int]) -> bool:
         """Evict from a cache, none of `keep`, until one more block fits; whether it does."""
@@ -126,6 +127,7 @@ class Tiers:
 
     def _from_slab(self, slab: Slab, codec: str, spans: Sequence[Span]) -> Part:
         """Resident blocks of one codec."""
+        slab.filled.settle()
         places = slab.places([span[0] for span in spans], [span[1] for span in spans])
         return self._part(codec, lambda layer: slab.words(layer, codec), places, spans)
 

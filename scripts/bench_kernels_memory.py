@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -130,14 +131,16 @@ def measured(
 class Stored:
     """`BLOCKS` blocks of one layer in a slab, in scattered order, as `kernels.place_rows` takes them."""
 
-    def __init__(self, shape: ModelShape, codec: str, device: str, blocks: int = BLOCKS) -> None:
-        """Random keys and values."""
+    def __init__(
+        self, shape: ModelShape, codec: str, device: str, *, blocks: int = BLOCKS, together: bool = False
+    ) -> None:
+        """Random keys and values; `together` the blocks are neighbours."""
         one = make_codec(codec, BlockShape(1, shape.heads, shape.dim, shape.dtype))
         kv = noise(1, 2, shape.heads, shape.block_tokens, shape.dim, device=device, dtype=shape.dtype)
         rows = one.encode(kv, 4)[0].contiguous().view(torch.int64)  # [rows of a block, W]
         order = torch.randperm(2 * blocks, generator=torch.Generator().manual_seed(SEED))[:blocks]
         self.slab = rows.repeat(2 * blocks, 1)[:, None]  # [S, 1, W]
-        first = order[:, None] * len(rows)
+        first = (torch.arange(blocks) if together else order)[:, None] * len(rows)
         heads, tokens = torch.arange(one.head_rows), torch.arange(one.head_rows, len(rows))
         slots = torch.cat([(first + heads).flatten(), (first + tokens).flatten()]).to(device)
         self.places = Places(slots, torch.zeros_like(slots))
@@ -148,6 +151,13 @@ class Stored:
         )  # [K, N, D] each
         angles = noise(1, self.num_tokens, shape.dim, device=device)
         self.tables = angles.cos(), angles.sin()
+
+    def on_host(self, slab: Tensor) -> Stored:
+        """The same blocks in a copy of the slab that lies elsewhere."""
+        other = copy(self)
+        other.slab = slab
+        other.places = Places(*self.places.on(slab.device))
+        return other
 
     @property
     def num_bytes(self) -> int:

@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from bench_stream import full_cache, load
 
-from vstream.cache import place
 from vstream.config import Config
 from vstream.memory.block import Block, BlockMeta, BlockShape
 from vstream.memory.columns import COLUMNS, Rows
@@ -145,13 +144,15 @@ def random_query(adapter: Adapter, words: int) -> Query:
 
 
 def fetcher(adapter: Adapter, store: BlockStore, block_tokens: int) -> Callable[[tuple[int, ...]], None]:
-    """Brings blocks back, and places them one after the other, layer by layer, as `vstream.recall` does."""
+    """Brings blocks back, placed one after the other, layer by layer, as `vstream.recall` does."""
 
     def fetch(chosen: tuple[int, ...]) -> None:
-        kv = store.gather([block_id % STORED for block_id in chosen])
+        found = store.fetch([block_id % STORED for block_id in chosen])
         positions = torch.arange(len(chosen) * block_tokens).expand(adapter.num_axes, -1) % adapter.max_positions
-        for layer in kv:
-            place(adapter, layer, positions)
+        tables, size = adapter.rotary(positions), (adapter.num_kv_heads, found.num_tokens, adapter.head_dim)
+        keys, values = torch.empty(2, *size, dtype=adapter.dtype)
+        for layer in found.layers:
+            found.place(layer, tables, keys, values)
 
     return fetch
 

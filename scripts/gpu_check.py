@@ -7,6 +7,7 @@
 What is looked at, part by part (a new part is one function and one line in `PARTS`):
 
 - exactness: every family at tiny sizes in float32, bfloat16 and float16 against the stock model (`gpu_exactness.py`).
+- kernels: every kernel against its specification, and beside one plain copy of the same bytes (`gpu_kernels.py`).
 - transfer: blocks between device and host, beside what one plain copy of pinned memory reaches (`gpu_speed.py`).
 - models: the sizes of published 7B models with random weights (`gpu_shapes.py`): watching, answering and bytes with
   several presets, beside the bare model.
@@ -35,6 +36,7 @@ from typing import Any
 import torch
 import transformers
 from gpu_exactness import family_row, write_family
+from gpu_kernels import kernel_rows
 from gpu_shapes import SHAPES, Shape, build, tiny
 from gpu_speed import PLAN, PRESETS, TINY_PLAN, Clock, Plan, preset_row, transfer, vision
 from make_checkpoint import FAMILIES
@@ -45,7 +47,7 @@ from vstream.models.embedded.convert import LANGUAGE
 from vstream.models.options import LoadOptions
 
 ALL_SECONDS, HARD_SECONDS = 430, 475  # nothing is begun after the first; the second ends even what hangs
-EXACTNESS_SECONDS, MODEL_SECONDS = 110, 140
+EXACTNESS_SECONDS, KERNEL_SECONDS, MODEL_SECONDS = 110, 60, 140
 DTYPES, TINY_DTYPES = ("float32", "bfloat16", "float16"), ("float32", "bfloat16")
 TINY_FAMILIES = ("qwen2_5_vl", "llava_onevision")
 Row = dict[str, Any]
@@ -123,6 +125,12 @@ def family_rows(run: Run, family: str) -> list[Row]:
     return [{"family": family, "dtype": one, **row} for one, row in zip(dtypes, rows, strict=True)]
 
 
+def kernels(run: Run) -> Row:
+    """Whether kernels are right, and how fast."""
+    clock = run.part(KERNEL_SECONDS)
+    return attempt("kernels", lambda: kernel_rows(run.device, tiny=run.tiny, clock=clock))
+
+
 def transfers(run: Run) -> Row:
     """How fast blocks travel."""
     return attempt("transfer", lambda: transfer(torch.device(run.device), tiny=run.tiny))
@@ -152,8 +160,13 @@ def model_row(run: Run, shape: Shape, plan: Plan) -> Row:
     return {"ok": all(one["ok"] for one in presets), **row, "presets": presets, "left_out": left_out}
 
 
-PARTS: dict[str, Callable[[Run], Any]] = {"exactness": exactness, "transfer": transfers, "models": models}
-"""By name, in order. Kernels against their reference come here, as one function more."""
+PARTS: dict[str, Callable[[Run], Any]] = {
+    "exactness": exactness,
+    "kernels": kernels,
+    "transfer": transfers,
+    "models": models,
+}
+"""By name, in order."""
 
 
 def failed(part: Any) -> bool:

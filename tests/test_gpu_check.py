@@ -16,6 +16,7 @@ import transformers
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 import gpu_check
 import gpu_exactness
+import gpu_kernels
 import gpu_speed
 from gpu_shapes import SHAPES, build, frames, tiny, write_shape
 
@@ -76,6 +77,26 @@ def test_what_fails_says_so_and_the_rest_goes_on(capsys: pytest.CaptureFixture[s
     assert not gpu_check.failed([{"ok": True}])
 
 
+def test_kernels_are_compared_and_timed() -> None:
+    found = gpu_kernels.kernel_rows("cpu", tiny=True, clock=gpu_speed.Clock(60))
+    assert found["ok"]
+    assert len(found["rows"]) == 13
+    assert all(row["ours_ms"] > 0 and row["copy_share"] > 0 for row in found["rows"])
+    assert found["left_out"] == [f"triton {name}" for name in gpu_kernels.CASES]
+    late = gpu_kernels.kernel_rows("cpu", tiny=True, clock=gpu_speed.Clock(0))
+    assert late["left_out"][len(gpu_kernels.CASES) :] == list(gpu_kernels.CASES)
+
+
+@pytest.mark.parametrize("tolerance", [gpu_kernels.EXACT, 1e-5])
+def test_a_kernel_that_is_a_little_wrong_is_not_ok(tolerance: float) -> None:
+    """Negative control."""
+    right = torch.ones(100)
+    wrong = gpu_kernels.Case("wrong", lambda: right, lambda: right * 1.001, 400, tolerance)
+    assert not gpu_kernels.case_row(wrong, "cpu")["ok"]
+    same = gpu_kernels.Case("same", lambda: right, lambda: right.clone(), 400, tolerance)
+    assert gpu_kernels.case_row(same, "cpu")["ok"]
+
+
 def test_what_there_is_no_time_for_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_check, "EXACTNESS_SECONDS", 0)
     found = gpu_check.exactness(gpu_check.Run("cpu", True, TOKENIZER))
@@ -121,6 +142,7 @@ def test_the_tiny_check_is_well() -> None:
     assert report["tiny"] is True
     assert {"gpu", "torch", "transformers", "python", "cuda"} <= set(report["machine"])
     check_exactness(report["exactness"])
+    assert report["kernels"]["ok"]
     assert {row["codec"] for row in report["transfer"]["blocks"]} == set(CODECS)
     assert min(report["transfer"]["copy"].values()) > 0
     assert [row["model"] for row in report["models"]] == [tiny(shape).name for shape in SHAPES]

@@ -16,7 +16,7 @@ from torch import Tensor
 from vstream import kernels
 from vstream.cache import place
 from vstream.kernels import Places, reference, torch_memory
-from vstream.kernels.streams import DONE, Side, arrivals
+from vstream.kernels.streams import DONE, Side, arrivals, queued
 from vstream.memory.codec import CODECS
 from vstream.models.random import RandomLlama
 from vstream.recall import Recall
@@ -267,7 +267,7 @@ def test_without_a_gpu_work_beside_is_done_at_once() -> None:
     out = torch.zeros(3)
     with side.beside(out):
         out += 1
-    assert side.mark() is DONE
+        assert queued(torch.device("cpu")) is DONE
     DONE.wait()
     DONE.settle()
     assert out.tolist() == [1, 1, 1]

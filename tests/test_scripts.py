@@ -178,9 +178,11 @@ def test_kernels_and_memory_import_with_torch_alone() -> None:
         "import importlib, pkgutil, sys, vstream.kernels, vstream.memory\n"
         "for package in (vstream.kernels, vstream.memory):\n"
         "    for module in pkgutil.iter_modules(package.__path__, package.__name__ + '.'):\n"
-        "        importlib.import_module(module.name)\n"
+        "        if '.triton_' not in module.name:\n"  # imported by who chooses them alone
+        "            importlib.import_module(module.name)\n"
         "assert 'vstream.memory.store' in sys.modules\n"
-        "heavy = {'transformers', 'av', 'lmdb', 'PIL', 'rich', 'typer', 'gradio', 'faiss'} & sys.modules.keys()\n"
+        "heavy = {'transformers', 'av', 'lmdb', 'PIL', 'rich', 'typer', 'gradio', 'faiss', 'triton'}\n"
+        "heavy &= sys.modules.keys()\n"
         "assert not heavy, heavy\n"
     )
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vstream.cache import place_into
-from vstream.kernels.streams import arrivals
+from vstream.kernels.streams import arrivals, queued
 from vstream.memory.block import BlockMeta
 from vstream.memory.levels import DETAIL, DIGEST, GIST
 from vstream.memory.retriever import Query
@@ -102,10 +102,10 @@ class Recall:
         if metas:
             fetch, tables = self._fetch(metas), self._adapter.rotary(self._positions(metas))
             side, buffers = arrivals(self._adapter.device), [(span.keys, span.values) for span in self._cache.spans]
-            with side.beside(*tables, *chain(*buffers)):
+            with side.beside(*tables, *fetch.held, *chain(*buffers)):
                 for layer in fetch.layers:
                     self._place(fetch, layer, tables, *self._cache.open(layer, fetch.num_tokens))
-                    self._cache.spans[layer].arriving = side.mark()
+                    self._cache.spans[layer].arriving = queued(self._adapter.device)
 
     def for_layer(self, layer: int, mean: Tensor, word_keys: Tensor) -> Tensor | None:
         """One layer's own choice, placed [2, K, R, D], given its query [K, D] and [K, W, D]; None for nothing."""
