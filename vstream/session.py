@@ -292,7 +292,7 @@ class Session:
             options: how to generate, the configuration's unless given.
 
         Raises:
-            ValueError: if the question or an option is empty or too long, or the time is not one.
+            ValueError: if the question or an option is empty, too long or no Unicode, or the time is not one.
             RuntimeError: if the session has ended.
         """
         options = options or self.config.decode
@@ -308,6 +308,8 @@ class Session:
     def _checked_question(self, text: str, choices: Sequence[str], options: DecodeOptions) -> Question:
         if not text.strip():
             raise ValueError("the question is empty; ask something about the video")
+        if any("\ud800" <= letter <= "\udfff" for one in (text, *choices) for letter in one):
+            raise ValueError("the question or an option holds half of a character (a lone surrogate); ask without it")
         if options.max_tokens > self.config.max_answer_tokens:
             limit = self.config.max_answer_tokens
             raise ValueError(f"max_tokens is {options.max_tokens}, but this session allows at most {limit}")

@@ -5,6 +5,7 @@ A run that was stopped goes on where it was, as a batch does. This module knows 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from vstream.app.bench.scores import Group, Marks, Score, scores_of
 from vstream.app.interrupts import Interrupted
 from vstream.app.progress import Progress
 
-SHOWN = 5
+SHOWN, SHOWN_CHARS = 5, 100
 
 
 class Bench:
@@ -153,13 +154,14 @@ def present(items: Sequence[Item], disk: Disk, *, partial: bool) -> tuple[list[I
     Raises:
         ValueError: if any is missing and that was not said to be all right, or all are.
     """
-    there = {name: disk.video(name) is not None for name in dict.fromkeys(item.video for item in items)}
-    kept = [item for item in items if there[item.video]]
-    missing = {name: sum(item.video == name for item in items) for name, is_there in there.items() if not is_there}
+    asked = Counter(item.video for item in items)
+    missing = {name: count for name, count in asked.items() if disk.video(name) is None}
+    kept = [item for item in items if item.video not in missing]
     if missing and not (partial and kept):
-        names = ", ".join(list(missing)[:SHOWN]) + f" and {len(missing) - SHOWN:,} more" * (len(missing) > SHOWN)
+        shown = ", ".join(f"{name:.{SHOWN_CHARS}}" for name in list(missing)[:SHOWN])
+        names = shown + f" and {len(missing) - SHOWN:,} more" * (len(missing) > SHOWN)
         advice = "; --partial scores what is there" if kept else ""
-        raise ValueError(f"{len(missing):,} of {len(there):,} videos are missing below {disk.root}: {names}{advice}")
+        raise ValueError(f"{len(missing):,} of {len(asked):,} videos are missing below {disk.root}: {names}{advice}")
     return kept, missing
 
 
