@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_roots import items_of, lay_out, run
+from bench_roots import TINY, items_of, lay_out, run
 
-from vstream.app.bench.base import Ask, Item, strict_choice
+from vstream.app.bench.base import Ask, Item, Mark, Measure, strict_choice
 from vstream.app.bench.entries import Entry
+from vstream.app.bench.run import past_end
+from vstream.app.bench.scores import scores_of
 from vstream.app.bench.streamingbench import Omni, Proactive, Real, Sqa
+from vstream.app.cli import main
 
 
 def subset(video: str = "./videos/sample_1.mp4", **fields: Any) -> dict[str, Any]:
@@ -67,6 +70,47 @@ def test_nobody_is_polled_for_more_than_an_hour(tmp_path: Path) -> None:
     late = subset(ground_truth_time_stamp="9999:00:00", ground_truth_output="3")
     with pytest.raises(ValueError, match=r"entry 1: ground_truth_time_stamp must be within an hour after time_stamp"):
         items_of(Proactive, lay_out(tmp_path, {"questions_proactive.json": [late]}, []))
+
+
+def test_only_shares_have_an_interval() -> None:
+    """Marks of 5 that all happen to be 1 or 0 are no share."""
+
+    class Judged(Real):
+        measures = (Measure("share"), Measure("score", best=5))
+
+    share, score, *_ = scores_of(Judged, [(("t",), {"share": Mark(1, 1), "score": Mark(1, 1)})])
+    assert share.strict_interval is not None
+    assert (score.strict, score.strict_interval) == (1, None)
+
+
+def test_what_is_asked_after_the_end_is_counted(tmp_path: Path) -> None:
+    """A second of slack is given, since the last frame of a video is before its end."""
+    times: list[Any] = [24.0, 25.0, 90.0, "end"]
+    items = [Item(str(at), "v.mp4", ("t",), (Ask("What?", at),), "A") for at in times]
+    lines = [{"row": row, "answer": "A", "asked_at_seconds": 23.5} for row in range(1, 5)]
+    out = tmp_path / "out.jsonl"
+    out.write_text("".join(json.dumps(one) + "\n" for one in [*lines[:3], {"row": 4, "error": "damaged"}]))
+    assert past_end(items, out) == 2
+
+
+@pytest.mark.slow
+def test_a_damaged_video_is_told_and_asked_again_once_it_is_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lay_out(tmp_path, {"questions_real.json": [subset(), subset("gone.mp4", time_stamp="00:09:00")]}, ["gone.mp4"])
+    (tmp_path / "sample_1.mp4").write_bytes(b"half a file")
+    command = ["bench", Real.name, "--root", str(tmp_path), "--out", str(tmp_path / "out.jsonl"), *TINY]
+    assert main(command) == 1
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "1 errors one error" in shown
+    assert "--retry asks again" in shown
+    assert "asked early 1 questions" in shown
+    lay_out(tmp_path, {}, ["sample_1.mp4"])
+    assert main([*command, "--retry", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["answers"], summary["errors"], summary["first_error"]) == (2, 0, None)
+    assert main([*command, "--limit", "1"]) == 2
+    assert "was made with --limit unset, not 1" in capsys.readouterr().err
 
 
 @pytest.mark.slow

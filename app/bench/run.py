@@ -5,6 +5,7 @@ A run that was stopped goes on where it was, as a batch does. This module knows 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ from vstream.app.interrupts import Interrupted
 from vstream.app.progress import Progress
 
 SHOWN, SHOWN_CHARS = 5, 100
+SLACK_SECONDS = 1.0
+"""A time of a question may be so much behind the last frame, as a video's length is."""
 
 
 class Bench:
@@ -115,6 +118,7 @@ class Bench:
             "benchmark": self.benchmark.name,
             "items": len(self.items),
             "items_without_video": sum(self.missing.values()),
+            "questions_past_end": past_end(self.items, self.out),
             "items_waiting": waiting,
             "waiting_for": self.needs,
             "judge": None if self._judging is None else self._judging.as_json(),
@@ -191,6 +195,15 @@ def said_of(items: Sequence[Item], out: Path) -> Mapping[str, Said]:
         said[item.id] = [answers.get(row + number + 1) for number in range(len(item.asks))]
         row += len(item.asks)
     return said
+
+
+def past_end(items: Sequence[Item], out: Path) -> int:
+    """How many questions have a time after the end of their video, and so were asked at it."""
+    times = [math.inf if ask.at == "end" else ask.at for item in items for ask in item.asks]
+    asked = [
+        (record["asked_at_seconds"], times[record["row"] - 1]) for record in read_records(out) if "answer" in record
+    ]
+    return sum(seconds + SLACK_SECONDS < time < math.inf for seconds, time in asked)
 
 
 def against_of(kind: type[Benchmark], items: Sequence[Item], path: Path) -> Mapping[str, Said]:
