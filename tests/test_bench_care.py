@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 from bench_roots import TINY, items_of, lay_out, run
 
 from vstream.app.bench.base import Ask, Item, Mark, Measure, strict_choice
+from vstream.app.bench.disk import Disk
 from vstream.app.bench.entries import Entry
+from vstream.app.bench.needle import Needle
 from vstream.app.bench.run import past_end
 from vstream.app.bench.scores import scores_of
 from vstream.app.bench.streamingbench import Omni, Proactive, Real, Sqa
@@ -70,6 +73,33 @@ def test_nobody_is_polled_for_more_than_an_hour(tmp_path: Path) -> None:
     late = subset(ground_truth_time_stamp="9999:00:00", ground_truth_output="3")
     with pytest.raises(ValueError, match=r"entry 1: ground_truth_time_stamp must be within an hour after time_stamp"):
         items_of(Proactive, lay_out(tmp_path, {"questions_proactive.json": [late]}, []))
+
+
+def test_what_is_no_file_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "gone.mp4").symlink_to("nowhere.mp4")
+    (tmp_path / "itself.mp4").symlink_to("itself.mp4")
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "whole.mp4").write_bytes(b"1")
+    (tmp_path / "link.mp4").symlink_to("whole.mp4")
+    disk = Disk(tmp_path)
+    assert [disk.video(name) for name in ("gone", "itself", "pipe", "link")] == [None, None, None, "link.mp4"]
+
+
+def test_annotations_without_a_question_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(Real.name, lay_out(tmp_path, {"questions_real.json": []}, []), tmp_path / "out.jsonl") == 2
+    assert "the annotations of streamingbench-real in" in capsys.readouterr().err
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_only_a_benchmark_that_makes_its_videos_makes_its_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the README says it, nobody has to make it before."""
+    monkeypatch.setattr(Needle, "prepare", lambda *_: None)  # nothing is filmed
+    for kind, root in ((Needle, tmp_path / "haystacks"), (Real, tmp_path / "nothing")):
+        assert run(kind.name, root, tmp_path / "out.jsonl") == 2
+        assert root.exists() == (kind is Needle)
+    assert "--root must be a folder that is there, got" in capsys.readouterr().err
 
 
 def test_only_shares_have_an_interval() -> None:

@@ -47,11 +47,15 @@ class Bench:
         kind = benchmark_of(name)
         if options.root is None:
             raise ValueError(f"--root must be the folder of {name}: {kind.needs or 'an empty one will do'}")
+        if not kind.needs and not options.root.exists():  # it makes its own videos
+            options.root.mkdir()
         disk = Disk(options.root)
         self.benchmark: Benchmark = kind(disk)
         self.out = options.out or Path(f"{name}.jsonl")
         options.check(self.out)
         items = spread(told_apart(self.benchmark.items()), options.limit)
+        if not items:
+            raise ValueError(f"the annotations of {name} in {disk.root} hold no question; download them again")
         self.benchmark.prepare(items)
         self.items, self.missing = present(items, disk, partial=options.partial)
         if options.against is not None:
