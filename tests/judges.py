@@ -33,6 +33,8 @@ class Stub:
         key: the only one it takes.
         model: the only one it has.
         html: sends a page instead.
+        body: sends this instead.
+        moved_to: sends whoever asks there.
         asked: the JSON within every prompt that it took, in order.
         requests: all of them, as JSON.
         most: how many were under way together.
@@ -45,6 +47,8 @@ class Stub:
     key: str | None = None
     model: str = "stub"
     html: bool = False
+    body: bytes | None = None
+    moved_to: str | None = None
     asked: list[dict[str, Any]] = field(default_factory=list)
     requests: list[dict[str, Any]] = field(default_factory=list)
     most: int = 0
@@ -104,8 +108,10 @@ def judge(**options: Any) -> Iterator[Stub]:
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             status, body = stub.answer(self.path, self.headers["Authorization"], request)
             kind = "text/html" if stub.html else "application/json"
-            data = b"<html>welcome</html>" if stub.html else json.dumps(body).encode()
-            self.send_response(status)
+            data = stub.body or (b"<html>welcome</html>" if stub.html else json.dumps(body).encode())
+            self.send_response(status if stub.moved_to is None else 307)
+            if stub.moved_to is not None:
+                self.send_header("Location", f"{stub.moved_to}/chat/completions")
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()

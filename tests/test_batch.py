@@ -288,13 +288,20 @@ def test_lines_about_another_video_of_the_same_name_are_not_gone_on_with(tmp_pat
     path = tmp_path / "out.jsonl"
     with Ledger(path) as ledger:
         ledger.agree_on_videos({"a.mp4": "1", "b.mp4": "2"})
-        ledger.write([{"row": 1}])
+        ledger.write([{"row": 1, "video": "a.mp4"}, {"row": 2, "video": "b.mp4", "error": "b.mp4 is damaged"}])
     with Ledger(path) as ledger:
-        ledger.agree_on_videos({"b.mp4": "2", "c.mp4": "3"})
-        with pytest.raises(ValueError, match=r"made with another video c\.mp4; give the same again, another --out"):
-            ledger.agree_on_videos({"c.mp4": "4"})
+        ledger.agree_on_videos({"a.mp4": "1", "b.mp4": "3"})  # it was downloaded again
+        with pytest.raises(ValueError, match=r"made with another video a\.mp4; give the same again, another --out"):
+            ledger.agree_on_videos({"a.mp4": "4"})
     with Ledger(path, overwrite=True) as ledger:
-        ledger.agree_on_videos({"c.mp4": "4"})
+        ledger.agree_on_videos({"a.mp4": "4"})
+
+
+@pytest.mark.parametrize("path", ["/dev/null", "/dev/full"])
+def test_answers_go_into_a_file_and_nothing_else(path: str) -> None:
+    with pytest.raises(ValueError, match="--out must be a file in a folder that is there"):
+        Ledger(Path(path))
+    assert not Path(f"{path}.run").exists()
 
 
 def test_a_video_is_told_from_another_by_its_size_and_its_ends(tmp_path: Path) -> None:

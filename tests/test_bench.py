@@ -62,7 +62,7 @@ def test_what_is_missing_or_damaged_is_said_by_name(tmp_path: Path) -> None:
         Disk(tmp_path / "none")
     with pytest.raises(ValueError, match=r"questions_real\.json is missing"):
         items_of(Real, tmp_path)
-    with pytest.raises(ValueError, match=r"parquet and output_test_template\.json are missing"):
+    with pytest.raises(ValueError, match=r"parquet or output_test_template\.json is missing"):
         items_of(VideoMme, tmp_path)
     (tmp_path / "questions_real.json").write_text('{"a": ')
     with pytest.raises(ValueError, match=r"questions_real\.json is damaged .* download it again"):

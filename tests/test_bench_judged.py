@@ -80,6 +80,7 @@ def test_passing_trouble_is_waited_out() -> None:
         ({"trouble": {0: 500}}, False, r"failed: .*500"),
         ({"trouble": {0: 429}}, False, r"failed: .*429"),
         ({"rule": lambda told: " "}, False, "the judge stub said nothing"),
+        ({"body": b"[" * 1_000_000}, True, "is no judge: it sends no chat completions"),
     ],
 )
 def test_what_goes_wrong_is_one_sentence_without_the_key(
@@ -92,6 +93,14 @@ def test_what_goes_wrong_is_one_sentence_without_the_key(
     assert raised.value.hopeless == hopeless
     assert "secret-2" not in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_answers_go_to_no_other_judge_than_the_one_that_was_named() -> None:
+    with judge() as other, judge(moved_to=other.url) as first, pytest.raises(JudgeError) as raised:
+        Judge(first.url, "stub").ask(prompt("red"))
+    assert raised.value.hopeless
+    assert f"sends requests elsewhere, to {other.url}/chat/completions; give the base URL there" in str(raised.value)
+    assert other.requests == []
 
 
 def test_a_judge_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,6 +103,8 @@ def test_the_plan_says_which_videos_there_are(tmp_path: Path) -> None:
             items_of(Needle, lay_out(tmp_path, {PLAN: {"seconds": wrong}}, []))
     with pytest.raises(ValueError, match="a haystack must last 10 to 86400 s, got 5"):
         items_of(Needle, planned(tmp_path, 5))
+    with pytest.raises(ValueError, match=r"needle\.json may have seconds and seeds, got 'second'"):
+        items_of(Needle, lay_out(tmp_path, {PLAN: {"second": [60]}}, []))
 
 
 # Films --------------------------------------------------------------------------------------------------------------

@@ -537,6 +537,19 @@ def test_stop_without_start_and_after_the_end_closes_the_source():
     assert ingest.drained
 
 
+def test_stop_after_an_interrupt_while_the_thread_started_closes_the_source(monkeypatch):
+    def interrupt(thread):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupt)
+    source = ListSource([0.0])
+    ingest = make(source)
+    with pytest.raises(KeyboardInterrupt):
+        ingest.start()
+    ingest.stop()
+    assert source.closed
+
+
 def test_an_exception_of_the_reading_thread_reaches_the_worker_after_the_frames_before_it():
     trouble = OSError("the disk is gone")
     woken = threading.Event()

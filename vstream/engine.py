@@ -122,8 +122,9 @@ class Engine:
             session.start()
             self._served.append(session)
             if self._worker is None:
-                self._worker = threading.Thread(target=self._run, name="vstream engine", daemon=True)
-                self._worker.start()
+                worker = threading.Thread(target=self._run, name="vstream engine", daemon=True)
+                worker.start()
+                self._worker = worker  # not before: whoever was interrupted while it started could not join it
         self._work.set()
 
     def close(self) -> None:

@@ -124,8 +124,9 @@ class Ingest:
         """Starts the reading thread."""
         assert self._thread is None, "an ingest is started once"
         assert not self._stopping.is_set(), "a stopped ingest does not start again"
-        self._thread = threading.Thread(target=self._run, name=f"ingest {self.source.name}", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name=f"ingest {self.source.name}", daemon=True)
+        thread.start()
+        self._thread = thread  # not before: whoever was interrupted while it started could not join it
 
     def stop(self) -> None:
         """Ends the reading at once, whatever it waits for, and closes the source; calling it again does nothing.

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from vstream.sources import Source
 
 NOTHING_SEEN = "Nothing has been seen yet."
+HALF = "the question or an option holds half of a character (a lone surrogate); ask without it"
 
 
 @dataclass(frozen=True)
@@ -321,7 +322,7 @@ class Session:
             options: how to generate, the configuration's unless given.
 
         Raises:
-            ValueError: if the question or an option is empty or too long, or the time is not one.
+            ValueError: if the question or an option is empty, too long or no Unicode, or the time is not one.
             RuntimeError: if the session has ended.
         """
         options = options or self.config.decode
@@ -361,6 +362,8 @@ class Session:
         return self._lookout.alerts
 
     def _checked_question(self, text: str, choices: Sequence[str], options: DecodeOptions) -> Question:
+        if any(_is_half(letter) for one in choices for letter in one):
+            raise ValueError(HALF)
         if options.max_tokens > self.config.max_answer_tokens:
             limit = self.config.max_answer_tokens
             raise ValueError(f"max_tokens is {options.max_tokens}, but this session allows at most {limit}")
@@ -373,6 +376,8 @@ class Session:
     def _checked_length(self, text: str, made: Callable[[str], Question]) -> Question:
         if not text.strip():
             raise ValueError("the question is empty; ask something about the video")
+        if any(_is_half(letter) for letter in text):
+            raise ValueError(HALF)
         with torch.inference_mode():
             question, limit = made(text), self.config.max_question_tokens
         if len(question.span) > limit:
@@ -600,3 +605,8 @@ def _open_memory(adapter: Adapter, config: Config, source: Source | None, folder
         assert folder is not None, "there is a source, or a memory, or both"
         return MemoryReader(adapter, config, folder)
     return StreamMemory(adapter, config, source_name=source.name, source_fingerprint=source.fingerprint, folder=folder)
+
+
+def _is_half(letter: str) -> bool:
+    """Whether a character is half of one: a surrogate, which no tokenizer takes."""
+    return "\ud800" <= letter <= "\udfff"

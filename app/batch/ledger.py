@@ -36,7 +36,7 @@ class Ledger:
         Raises:
             ValueError: if it cannot be a ledger, is none, or another process writes it.
         """
-        if path.is_dir() or not path.parent.is_dir():
+        if (path.exists() and not path.is_file()) or not path.parent.is_dir():
             raise ValueError(f"--out must be a file in a folder that is there, got {path}")
         self.path, self._side = path, path.with_name(f"{path.name}.run")
         self._lock = os.open(self._side, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -90,10 +90,10 @@ class Ledger:
         """Says what the videos are that lines are about to be written of, by name; others may follow later.
 
         Raises:
-            ValueError: if there are lines about another video of the same name.
+            ValueError: if there are answers about another video of the same name.
         """
         known: dict[str, str] = self._identity.get("videos", {})
-        changed = [name for name, mark in found.items() if known.get(name, mark) != mark]
+        changed = [name for name, mark in found.items() if known.get(name, mark) != mark and name in self._answered]
         if changed:
             raise self._differs(f"another video {changed[0]}")
         self._keep_identity({"videos": {**known, **found}})
@@ -119,6 +119,7 @@ class Ledger:
             _replace(self.path, b"".join(line + b"\n" for line, _ in kept))
         elif len(whole) < len(data):
             os.truncate(self.path, len(whole))
+        self._answered = {record.get("video") for _, record in kept if "error" not in record}
         return {record["row"] for _, record in kept}
 
     def _parsed(self, line: bytes, number: int) -> Record:
@@ -136,9 +137,12 @@ class Ledger:
             OSError: if the disk is full, for one.
         """
         data = b"".join(json.dumps(record, allow_nan=False).encode() + b"\n" for record in records)
-        while data:
-            data = data[os.write(self._out, data) :]
-        os.fsync(self._out)
+        try:
+            while data:
+                data = data[os.write(self._out, data) :]
+            os.fsync(self._out)
+        except OSError as error:  # without the file's name
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
         self.done |= {record["row"] for record in records}
 
     def records(self) -> Iterator[Record]:

@@ -52,12 +52,12 @@ def summary_of(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
     `right` has {"right", "of", "share", "low", "high"} over the answers for which the right one is known, `by_type` the
     same for each type. Latency is that to the first token, from the moment a question's time had come. `peak_bytes` is
-    the most that memory, caches and answers of one video took when a question was asked.
+    the most that memory, caches and answers of one video took when a question was asked. `first_error` may be None.
     """
-    answers, errors, videos = list[Mapping[str, Any]](), 0, set[str]()
+    answers, errors, videos = list[Mapping[str, Any]](), list[str](), set[str]()
     for record in records:
         if "error" in record:
-            errors += 1
+            errors.append(record["error"])
         else:
             answers.append(_light(record))
             videos.add(record["video"])
@@ -66,7 +66,8 @@ def summary_of(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "videos": len(videos),
         "answers": len(answers),
-        "errors": errors,
+        "errors": len(errors),
+        "first_error": errors[0] if errors else None,
         "right": _share(answers),
         "by_type": {name: _share([one for one in answers if (one["type"] or UNTYPED) == name]) for name in types},
         "ttft_ms_p50": percentile(latencies, 0.5),

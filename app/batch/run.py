@@ -122,7 +122,7 @@ class Batch:
         """
         options = self._options
         with Ledger(self._out, overwrite=options.overwrite, retry=options.retry) as ledger:
-            ledger.agree(vstream=__version__, questions=self._asked, settings=options.matter())
+            ledger.agree(vstream=__version__, settings=options.matter(), questions=self._asked)
             try:
                 self._answer_all(ledger, progress)
             except Interrupted as interrupt:

@@ -34,10 +34,13 @@ def facts_of(summary: Mapping[str, Any]) -> dict[str, str]:
     facts = {
         "answers": f"{summary['answers']:,} about {summary['videos']:,} videos"
         + (f", {errors:,} errors" * bool(errors)),
+        "one error": f"{summary['first_error']}; --retry asks again",
         "right": share_text(summary["right"]),
         "first token": "none" if p50 is None else f"p50 {p50:.0f} ms, p99 {p99:.0f} ms",
         "memory": f"at most {summary['peak_bytes'] / 2**20:.1f} MiB a video",
     }
+    if not errors:
+        del facts["one error"]
     if spent["videos"]:
         watched = f"{format_seconds(spent['stream_seconds'])} of {spent['videos']:,} videos"
         encoded = f"{spent['encode_seconds']:.1f} s on {spent['frames_encoded']:,} frames, each once"

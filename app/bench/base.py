@@ -142,6 +142,7 @@ class ChoiceBenchmark(Benchmark):
 
 
 def strict_choice(item: Item, said: str | None) -> float:
-    """1 for the letter of the right option at the beginning, or its own words, else 0."""
-    named = None if said is None else choice_of(said, item.asks[0].choices)
-    return float(named is not None and named == ord(item.gold) - ord("A"))
+    """1 for the right option's letter at the beginning, or its own words, else 0; options that read alike are one."""
+    options = item.asks[0].choices
+    named = None if said is None else choice_of(said, options)
+    return float(named is not None and options[named] == options[ord(item.gold) - ord("A")])

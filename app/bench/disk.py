@@ -44,6 +44,8 @@ class Disk:
             if path.suffix.lower() in PICTURE_SUFFIXES:
                 self._add_folder(path.parent)
                 continue
+            if not (self.root / path).is_file():  # a link to what is not there, for one
+                continue
             self._by_name.setdefault(path.name, []).append(path)
             if path.suffix.lower() in VIDEO_SUFFIXES:
                 self._by_stem.setdefault(path.stem, []).append(path)
@@ -63,8 +65,8 @@ class Disk:
         for name in names:
             if self._by_name.get(PurePosixPath(name).name):
                 return name
-        what = "is missing: there is no file of that name" if len(names) == 1 else "are missing: there is none of them"
-        raise ValueError(f"{' and '.join(names)} {what} in {self.root} or in a folder below it")
+        what = "no file of that name" if len(names) == 1 else "none of them, and one is needed,"
+        raise ValueError(f"{' or '.join(names)} is missing: there is {what} in {self.root} or in a folder below it")
 
     def read(self, name: str) -> Any:
         """What an annotation file holds: JSON, lines of JSON (*.jsonl) as a list, or a table (*.parquet) as its rows.

@@ -5,6 +5,7 @@ It knows the ways in which the field writes times, options and right answers, an
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from string import ascii_uppercase
@@ -62,18 +63,25 @@ class Entry:
         if isinstance(value, bool) or not isinstance(value, str | int | float) or parts is None:
             raise self.wrong(f"{name} must be a time such as 00:03:10, got {value!r:.60}")
         hours, minutes, seconds = (float(part or 0) for part in parts.groups())
-        return 3600 * hours + 60 * minutes + seconds
+        total = 3600 * hours + 60 * minutes + seconds
+        if math.isinf(total):
+            raise self.wrong(f"{name} must be a time such as 00:03:10, got {value!r:.60}")
+        return total
 
     def options(self, name: str) -> tuple[str, ...]:
-        """Options to choose from, without the letters that most files write before them. Raises `ValueError`."""
+        """Options to choose from, without the letters that most files write before them. Raises `ValueError`.
+
+        Where they have letters, what is empty is none of them, as between those of a question of StreamingBench.
+        """
         value = self[name]
         if not isinstance(value, list) or not 2 <= len(value) <= len(ascii_uppercase):
             raise self.wrong(f"{name} must be a list of two or more options, got {value!r:.60}")
+        strange = [one for one in value if isinstance(one, bool) or not isinstance(one, str | int | float)]
+        if strange:
+            raise self.wrong(f"{name} must be texts, got {strange[0]!r:.60} among them")
         texts = [str(one).strip() for one in value]
-        own = [
-            re.fullmatch(rf"\(?{a}[.):]+\s*(.+)", text, re.S) for a, text in zip(ascii_uppercase, texts, strict=False)
-        ]
-        return tuple(found[1] for found in own if found) if all(own) else tuple(texts)
+        lettered = _without_letters([text for text in texts if text])
+        return lettered if len(lettered) > 1 else tuple(texts)
 
     def letter(self, name: str, options: Sequence[str]) -> str:
         """The letter of the right option, given as it or in the option's own words. Raises `ValueError`."""
@@ -90,6 +98,12 @@ class Entry:
         return entries_of(f"{self.where}, {name}", self[name])
 
 
+def _without_letters(texts: Sequence[str]) -> tuple[str, ...]:
+    """What stands behind A, B and so on; nothing where any text lacks its letter."""
+    own = [re.fullmatch(rf"\(?{a}[.):]+\s*(.+)", text, re.S) for a, text in zip(ascii_uppercase, texts, strict=False)]
+    return tuple(found[1] for found in own if found) if all(own) else ()
+
+
 def read_entries(disk: Disk, name: str) -> list[Entry]:
     """The objects of an annotation file, which is a list of them.
 
@@ -101,6 +115,11 @@ def read_entries(disk: Disk, name: str) -> list[Entry]:
 
 def entries_of(where: str, values: Any) -> list[Entry]:
     """The same, for a list that was read already."""
+    return [Entry(f"{where}, entry {number}", value) for number, value in enumerate(list_of(where, values), start=1)]
+
+
+def list_of(where: str, values: Any) -> list[Any]:
+    """A list that was read, of whatever it holds. Raises `ValueError` for anything else."""
     if not isinstance(values, list):
         raise ValueError(f"{where}: a list is expected, got {values!r:.60}; is this the file as it was published?")
-    return [Entry(f"{where}, entry {number}", value) for number, value in enumerate(values, start=1)]
+    return values

@@ -64,7 +64,10 @@ class Judge:
         check_url(self.url)
         key = os.environ.get("OPENAI_API_KEY") or NO_KEY
         timeout = _openai().Timeout(TIMEOUT_SECONDS, connect=CONNECT_SECONDS)
-        self._client = _openai().OpenAI(base_url=self.url, api_key=key, max_retries=RETRIES, timeout=timeout)
+        http = _openai().DefaultHttpxClient(follow_redirects=False)  # answers go to nobody else
+        self._client = _openai().OpenAI(
+            base_url=self.url, api_key=key, max_retries=RETRIES, timeout=timeout, http_client=http
+        )
 
     @property
     def host(self) -> str:
@@ -82,7 +85,7 @@ class Judge:
             completion = self._complete(prompt.encode(errors="replace").decode())  # lone surrogates are not sent
         except openai.OpenAIError as error:
             raise self._told(error) from error
-        except ValueError as error:  # JSON that is none
+        except (ValueError, RecursionError) as error:  # JSON that is none
             raise self._is_none() from error
         return self._text_of(completion)
 
@@ -120,6 +123,10 @@ class Judge:
             return JudgeError(f"no judge can be reached at {self.url}; is it running there?", hopeless=True)
         if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
             what = f"refuses the key ({error.status_code}); set OPENAI_API_KEY to one that it takes"
+            return JudgeError(f"the judge at {self.url} {what}", hopeless=True)
+        if isinstance(error, openai.APIStatusError) and 300 <= error.status_code < 400:
+            place = printable(error.response.headers.get("location", "nowhere"))[:SHOWN_CHARS]
+            what = f"sends requests elsewhere, to {place}; give the base URL there as --judge if you trust it"
             return JudgeError(f"the judge at {self.url} {what}", hopeless=True)
         said = printable(" ".join(str(error).split()))[:SHOWN_CHARS]
         if isinstance(error, openai.NotFoundError):

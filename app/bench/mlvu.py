@@ -13,13 +13,12 @@ are empty, and read "(empty)".
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from string import ascii_uppercase
 
-from vstream.app.bench.base import Ask, ChoiceBenchmark, Item, Mark, Said
+from vstream.app.bench.base import Ask, ChoiceBenchmark, Item
 from vstream.app.bench.entries import Entry, read_entries
 from vstream.app.bench.flash_form import gold_letter, question_and_options
-from vstream.choices import choice_of
 
 FILES = (
     "1_plotQA.json", "2_needle.json", "3_ego.json", "4_count.json", "5_order.json", "6_anomaly_reco.json",
@@ -48,13 +47,6 @@ class Mlvu(ChoiceBenchmark):
         """By the character before a bracket."""
         right = item.asks[0].choices[ord(item.gold) - ord("A")]
         return float(named_letter(said or "") == item.gold and right not in MEANT.values())
-
-    def mark(self, item: Item, said: Said, judged: Said) -> Mapping[str, Mark]:
-        """One mark; strictly, any option counts that reads as the right one does."""
-        options = item.asks[0].choices
-        named = None if said[0] is None else choice_of(said[0], options)
-        strict = named is not None and options[named] == options[ord(item.gold) - ord("A")]
-        return {"right": Mark(self.official(item, said[0]), float(strict))}
 
     def _files(self) -> Iterator[Item]:
         """The project's own files, a task each."""

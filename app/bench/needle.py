@@ -70,6 +70,9 @@ class Needle(Benchmark):
         """By length."""
         planned = (self.disk.root / PLAN).exists()
         plan = Entry(PLAN, self.disk.read(PLAN) if planned else {})
+        strange = sorted(plan.fields.keys() - {"seconds", "seeds"})
+        if strange:
+            raise ValueError(f"{PLAN} may have seconds and seeds, got {strange[0]!r:.60}")
         seeds = _numbers(plan, "seeds", SEEDS)
         return {seconds: [Haystack(seconds, seed) for seed in seeds] for seconds in _numbers(plan, "seconds", SECONDS)}
 

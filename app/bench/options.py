@@ -10,8 +10,8 @@ import typer
 
 from vstream.app.batch.options import MAX_AT_ONCE, AnsweringOptions
 
-MARKING = ("judge", "judge_model", "judge_at_once", "against")
-"""Options that no answer depends on, only its marks."""
+NO_MATTER = ("judge", "judge_model", "judge_at_once", "against", "partial")
+"""Options that no answer depends on: only its mark does, or which are asked, and that is known from the questions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,4 +63,4 @@ class BenchOptions(AnsweringOptions):
 
     def matter(self) -> dict[str, Any]:
         """What was given that answers depend on, as JSON values."""
-        return {name: value for name, value in super().matter().items() if name not in MARKING}
+        return {name: value for name, value in super().matter().items() if name not in NO_MATTER}

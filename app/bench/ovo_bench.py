@@ -60,7 +60,7 @@ class OvoBench(Benchmark):
         for entry in read_entries(self.disk, FILE):
             task = entry.text("task")
             if task not in MODE_OF:
-                raise entry.wrong(f"task must be one of {', '.join(MODE_OF)}, got {task!r}")
+                raise entry.wrong(f"task must be one of {', '.join(MODE_OF)}, got {task!r:.60}")
             if MODE_OF[task] != "forward":
                 yield _item(self.disk, entry, task, entry.text("id"), *_choice(entry))
                 continue

@@ -5,6 +5,8 @@ A run that was stopped goes on where it was, as a batch does. This module knows 
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,9 @@ from vstream.app.bench.scores import Group, Marks, Score, scores_of
 from vstream.app.interrupts import Interrupted
 from vstream.app.progress import Progress
 
-SHOWN = 5
+SHOWN, SHOWN_CHARS = 5, 100
+SLACK_SECONDS = 1.0
+"""A time of a question may be so much behind the last frame, as a video's length is."""
 
 
 class Bench:
@@ -43,11 +47,15 @@ class Bench:
         kind = benchmark_of(name)
         if options.root is None:
             raise ValueError(f"--root must be the folder of {name}: {kind.needs or 'an empty one will do'}")
+        if not kind.needs and not options.root.exists():  # it makes its own videos
+            options.root.mkdir()
         disk = Disk(options.root)
         self.benchmark: Benchmark = kind(disk)
         self.out = options.out or Path(f"{name}.jsonl")
         options.check(self.out)
         items = spread(told_apart(self.benchmark.items()), options.limit)
+        if not items:
+            raise ValueError(f"the annotations of {name} in {disk.root} hold no question; download them again")
         self.benchmark.prepare(items)
         self.items, self.missing = present(items, disk, partial=options.partial)
         if options.against is not None:
@@ -114,6 +122,7 @@ class Bench:
             "benchmark": self.benchmark.name,
             "items": len(self.items),
             "items_without_video": sum(self.missing.values()),
+            "questions_past_end": past_end(self.items, self.out),
             "items_waiting": waiting,
             "waiting_for": self.needs,
             "judge": None if self._judging is None else self._judging.as_json(),
@@ -153,13 +162,14 @@ def present(items: Sequence[Item], disk: Disk, *, partial: bool) -> tuple[list[I
     Raises:
         ValueError: if any is missing and that was not said to be all right, or all are.
     """
-    there = {name: disk.video(name) is not None for name in dict.fromkeys(item.video for item in items)}
-    kept = [item for item in items if there[item.video]]
-    missing = {name: sum(item.video == name for item in items) for name, is_there in there.items() if not is_there}
+    asked = Counter(item.video for item in items)
+    missing = {name: count for name, count in asked.items() if disk.video(name) is None}
+    kept = [item for item in items if item.video not in missing]
     if missing and not (partial and kept):
-        names = ", ".join(list(missing)[:SHOWN]) + f" and {len(missing) - SHOWN:,} more" * (len(missing) > SHOWN)
+        shown = ", ".join(f"{name:.{SHOWN_CHARS}}" for name in list(missing)[:SHOWN])
+        names = shown + f" and {len(missing) - SHOWN:,} more" * (len(missing) > SHOWN)
         advice = "; --partial scores what is there" if kept else ""
-        raise ValueError(f"{len(missing):,} of {len(there):,} videos are missing below {disk.root}: {names}{advice}")
+        raise ValueError(f"{len(missing):,} of {len(asked):,} videos are missing below {disk.root}: {names}{advice}")
     return kept, missing
 
 
@@ -189,6 +199,15 @@ def said_of(items: Sequence[Item], out: Path) -> Mapping[str, Said]:
         said[item.id] = [answers.get(row + number + 1) for number in range(len(item.asks))]
         row += len(item.asks)
     return said
+
+
+def past_end(items: Sequence[Item], out: Path) -> int:
+    """How many questions have a time after the end of their video, and so were asked at it."""
+    times = [math.inf if ask.at == "end" else ask.at for item in items for ask in item.asks]
+    asked = [
+        (record["asked_at_seconds"], times[record["row"] - 1]) for record in read_records(out) if "answer" in record
+    ]
+    return sum(seconds + SLACK_SECONDS < time < math.inf for seconds, time in asked)
 
 
 def against_of(kind: type[Benchmark], items: Sequence[Item], path: Path) -> Mapping[str, Said]:

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from vstream.app.batch.marks import wilson
-from vstream.app.bench.base import Benchmark, Mark
+from vstream.app.bench.base import Benchmark, Mark, Measure
 
 Group = tuple[str, ...]
 Marks = Mapping[str, Mark]
@@ -49,7 +49,7 @@ def scores_of(benchmark: type[Benchmark], marked: Sequence[tuple[Group, Marks]])
     """Scores of all groups in the order of their first items, an outer one before those in it."""
     groups = dict.fromkeys(group[:depth] for group, _ in marked for depth in range(len(group) + 1))
     ordered = sorted(groups, key=_place(list(groups)))
-    scores = [_score(benchmark, group, measure.name, marked) for group in ordered for measure in benchmark.measures]
+    scores = [_score(benchmark, group, measure, marked) for group in ordered for measure in benchmark.measures]
     return [one for one in scores if one.items]  # not every group is marked in every measure
 
 
@@ -59,14 +59,15 @@ def _place(groups: list[Group]) -> Callable[[Group], list[int]]:
     return lambda group: [first[group[:depth]] for depth in range(len(group) + 1)]
 
 
-def _score(benchmark: type[Benchmark], group: Group, measure: str, marked: Sequence[tuple[Group, Marks]]) -> Score:
-    within = [(other, marks[measure]) for other, marks in marked if other[: len(group)] == group and measure in marks]
+def _score(benchmark: type[Benchmark], group: Group, measure: Measure, marked: Sequence[tuple[Group, Marks]]) -> Score:
+    name = measure.name
+    within = [(other, marks[name]) for other, marks in marked if other[: len(group)] == group and name in marks]
     marks = [mark for _, mark in within]
-    is_share = all(mark.strict in (0, 1) for mark in marks)
+    is_share = measure.best == 1 and all(mark.strict in (0, 1) for mark in marks)
     by_items = benchmark.mean_of == "items" or all(other == group for other, _ in within)
     right = sum(int(mark.strict) for mark in marks)
     return Score(
-        group, measure, len(marks), sum(mark.official is None for mark in marks),
+        group, name, len(marks), sum(mark.official is None for mark in marks),
         _mean(benchmark, group, within, lambda mark: mark.official),
         _mean(benchmark, group, within, lambda mark: mark.strict),
         wilson(right, len(marks)) if is_share and by_items else None,

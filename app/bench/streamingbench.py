@@ -19,10 +19,12 @@ from typing import Any, ClassVar
 
 from vstream.app.batch.marks import normalised
 from vstream.app.bench.base import Ask, Benchmark, ChoiceBenchmark, Item, Mark, Measure, Said
-from vstream.app.bench.entries import Entry, entries_of, read_entries
+from vstream.app.bench.entries import Entry, entries_of, list_of, read_entries
 
 PAPER = "(arXiv 2411.03628)"
 POLL_AFTER_SECONDS, NEAR_SECONDS = 4, 2
+MOST_POLLED_SECONDS = 3600
+"""Of the published questions the longest is polled for 48 s."""
 SQA_LEAD = "Here are earlier questions about the video with their answers; answer the one below them.{}\nQuestion: {}"
 
 
@@ -75,7 +77,7 @@ class Sqa(_StreamingChoice):
 
     def items(self) -> Iterator[Item]:
         """In the order of the file; each question is told those before it about its video."""
-        for number, values in enumerate(self.disk.read(self.file), start=1):
+        for number, values in enumerate(list_of(self.file, self.disk.read(self.file)), start=1):
             told = ""
             for subset in entries_of(f"{self.file}, list {number}", values):
                 for question in subset.entries("questions"):
@@ -132,6 +134,8 @@ def _polled(question: Entry, subset: Entry) -> Item:
     output, text = question.text("ground_truth_output"), question.text("question")
     if gold + POLL_AFTER_SECONDS <= start:
         raise question.wrong("ground_truth_time_stamp is before time_stamp")
+    if gold - start > MOST_POLLED_SECONDS:
+        raise question.wrong("ground_truth_time_stamp must be within an hour after time_stamp")
     poll = f'{text} Is it the right time to output "{output}"? You can only answer yes or no.'
     times = range(start + 1, gold + POLL_AFTER_SECONDS + 1)
     asks = tuple(Ask(one, float(at)) for at in times for one in (poll, text))

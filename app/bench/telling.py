@@ -31,6 +31,8 @@ def show_scores(bench: Bench, *, as_json: bool) -> None:
         facts["left out"] = (
             f"{sum(bench.missing.values()):,} items about {len(bench.missing):,} videos that are missing"
         )
+    if late := bench.summary["questions_past_end"]:
+        facts["asked early"] = f"{late:,} questions, at the end of their video: their times come after it"
     if bench.summary["judge"]:
         facts["judge"] = _judge_text(bench.summary["judge"])
     if bench.needs:
