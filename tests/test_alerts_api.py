@@ -259,6 +259,7 @@ def test_many_may_listen_and_go(served: Served, stream_id: str) -> None:
 # Further --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_with_a_kept_memory_they_go_on(tmp_path: Path) -> None:
     film = heart_film(tmp_path / "hearts.mp4")
     with serve(make_hub(tmp_path / "memories")) as served:

@@ -16,8 +16,10 @@ from alert_films import CLIP_SECONDS, HEART, OTHER, TIMES, heart_film
 from receivers import event_at, receiving
 from terminals import VSTREAM, Terminal
 
-from vstream.app.alerts.notices import Notice
-from vstream.app.alerts.standing import KEPT, read_kept
+from vstream import Engine
+from vstream.app.alerts.eventlog import EventLog
+from vstream.app.alerts.notices import Notice, notice_record
+from vstream.app.alerts.standing import KEPT, Standing, read_kept
 from vstream.app.cli import main
 from vstream.app.terminal import event_line
 from vstream.app.view import GoingOn, alert_lines
@@ -124,7 +126,7 @@ def test_with_a_memory_they_go_on(film: Path, tmp_path: Path, capsys: pytest.Cap
         assert process.wait(30) == 130
         assert process.stdout.read() == b""
     assert first["event"] == "start"
-    (kept,) = read_kept(memory / KEPT)
+    (kept,) = read_kept(memory / KEPT).alerts
     assert kept["text"] == HEART
     assert kept["state"]["event"]["start_seconds"] == first["start_seconds"]
     assert main(["watch", str(film), *TINY, "--json", "--events", str(file), "--memory", str(memory)]) == 0
@@ -148,6 +150,7 @@ def test_killed_while_it_watches_nothing_told_is_lost(film: Path, tmp_path: Path
         process.kill()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=120)
     events = lines_of(file.read_text())
+    assert len({event["id"] for event in events}) == len(TIMES), "told again with the same id, or not at all"
     starts = [event["start_seconds"] for event in events if event["event"] == "start"]
     ended = {event["id"] for event in events if event["event"] == "end"}
     for start, _ in TIMES:
@@ -155,13 +158,42 @@ def test_killed_while_it_watches_nothing_told_is_lost(film: Path, tmp_path: Path
     assert {event["id"] for event in events} == ended, "each has ended"
 
 
+@pytest.mark.parametrize("at", ["save", "append", "written"])
+def test_wherever_it_is_killed_a_notice_is_told_again_with_its_id(tmp_path: Path, at: str) -> None:
+    """Each step of writing a notice down, cut off: what the next run finds has it, or it was told."""
+    session = Engine.load("tiny").open(str(heart_film(tmp_path / "film.mp4", times=((2, 4),), seconds=8)), start=False)
+    standing = Standing(session, tmp_path, stream="s")
+    standing.add(HEART)
+    noticed: list[Notice] = []
+    standing.told = noticed.append
+    standing._tell("film.mp4", event_at(2.0))
+    log = EventLog(tmp_path / "events.jsonl")
+    steps = {
+        "save": standing.save,
+        "append": lambda: log.append(notice_record(noticed[0])),
+        "written": lambda: standing.written(noticed[0]),
+    }
+    for name, step in steps.items():
+        step()
+        if name == at:
+            break
+    session.close()
+    told = [line["id"] for line in lines_of((tmp_path / "events.jsonl").read_text())]
+    untold = read_kept(tmp_path / KEPT).untold
+    assert [notice.event_id for notice in untold] == ([noticed[0].event_id] if at != "written" else [])
+    assert untold or told == [noticed[0].event_id]
+    for notice in untold:
+        assert vars(notice.event) == vars(noticed[0].event)
+        assert notice.key == noticed[0].key
+
+
 def test_kept_ones_can_be_changed_and_forgotten(film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     usual, short = AlertOptions(), heart_film(tmp_path / "short.mp4", times=((4, 8),), seconds=12)
     command, path = ["watch", str(short), *TINY, "--json", "--memory", str(tmp_path / "memory")], tmp_path / "memory"
     assert main([*command, "--alert", HEART, "--alert", OTHER]) == 0
-    assert [kept["text"] for kept in read_kept(path / KEPT)] == [HEART, OTHER]
+    assert [kept["text"] for kept in read_kept(path / KEPT).alerts] == [HEART, OTHER]
     assert main([*command, "--alert", HEART, "--alert-on", "7", "--cool-down", "3"]) == 0
-    kept = {one["text"]: one["options"] for one in read_kept(path / KEPT)}
+    kept = {one["text"]: one["options"] for one in read_kept(path / KEPT).alerts}
     assert (kept[HEART]["on"], kept[HEART]["off"], kept[HEART]["cool_down_seconds"]) == (
         7.0,
         7.0 - usual.on + usual.off,
@@ -169,7 +201,7 @@ def test_kept_ones_can_be_changed_and_forgotten(film: Path, tmp_path: Path, caps
     )
     assert kept[OTHER]["on"] == usual.on
     assert main([*command, "--forget-alerts"]) == 0
-    assert read_kept(path / KEPT) == []
+    assert read_kept(path / KEPT) == ([], [])
     (path / KEPT).write_text('{"alerts": [{"text"')
     capsys.readouterr()
     assert main(command) == 2

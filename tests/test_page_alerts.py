@@ -42,10 +42,10 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture(params=["desktop, light", "phone, dark"])
+@pytest.fixture
 def page(request: pytest.FixtureRequest, browser: Any, address: str, folder: Path) -> Iterator[Any]:
     """A page that watches the film as it plays. What it throws or asks of others is a failure."""
-    phone = request.param.startswith("phone")
+    phone = getattr(request, "param", "") == "phone"
     context = browser.new_context(viewport=PHONE if phone else DESKTOP, color_scheme="dark" if phone else "light")
     context.set_default_timeout(WAIT_MS)
     page, strays, errors = context.new_page(), [], []
@@ -74,6 +74,7 @@ def tell_me(page: Any, text: str) -> Any:
     return line
 
 
+@pytest.mark.parametrize("page", ["desktop", "phone"], indirect=True)
 def test_a_standing_question_is_told_of_shown_and_sought(page: Any) -> None:
     line = tell_me(page, HEART)
     assert "not yet" in line.inner_text()
@@ -138,7 +139,7 @@ def test_markup_in_a_standing_question_is_text(page: Any) -> None:
 
 def test_a_film_that_is_over_takes_none(page: Any, folder: Path) -> None:
     tell_me(page, OTHER)
-    page.click("text=Add >> nth=0") if page.locator(".tabs >> text=Add").count() else None
+    page.click(".tabs >> text=Add")
     page.wait_for_selector("html[data-view=home]")
     page.select_option("#pace", "fast")
     short = heart_film(folder / "short.mp4", times=((2, 4),), seconds=CLIP_SECONDS)

@@ -11,12 +11,15 @@ import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from vstream.app.alerts.eventlog import EventLog
 from vstream.app.alerts.notices import Notice, letter_record, notice_record
 from vstream.app.alerts.webhook import Webhook
 from vstream.app.output import PictureFolder
+
+if TYPE_CHECKING:
+    from vstream.app.alerts.standing import Standing
 
 CLOSE_SECONDS = 5.0
 """Letters that are due have so long at the end."""
@@ -69,9 +72,9 @@ class Delivery:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def put(self, notice: Notice, then: Callable[[], None] = lambda: None) -> None:
-        """Takes a notice; returns at once. `then` is called when it was written down, by the thread."""
-        self._jobs.put(lambda: self._deliver(notice, then))
+    def put(self, notice: Notice, standing: Standing | None = None) -> None:
+        """Takes a notice of standing questions, which are kept; returns at once."""
+        self._jobs.put(lambda: self._deliver(notice, standing))
 
     def settle(self) -> None:
         """Waits until all that was put is written down."""
@@ -94,7 +97,9 @@ class Delivery:
             job()
             self._jobs.task_done()
 
-    def _deliver(self, notice: Notice, then: Callable[[], None]) -> None:
+    def _deliver(self, notice: Notice, standing: Standing | None) -> None:
+        if standing is not None:
+            self._attempt("how standing questions stand", standing.save)
         image = self._attempt("the picture of an event", lambda: self._picture(notice))
         if self._log is not None:
             log = self._log
@@ -103,7 +108,8 @@ class Delivery:
             webhook = self._webhook
             body = json.dumps(letter_record(notice), allow_nan=False).encode()
             self._attempt("an event for the webhook", lambda: webhook.put(notice.key, body))
-        self._attempt("how standing questions stand", then)
+        if standing is not None:
+            self._attempt("how standing questions stand", lambda: standing.written(notice))
         self._shown(Delivered(notice, image))
 
     def _picture(self, notice: Notice) -> str | None:

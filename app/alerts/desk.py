@@ -51,10 +51,12 @@ class AlertDesk:
             standing.told = partial(self._put, standing)
             self._standing.append((one, standing))
             self._open(one, standing)
-        if any(standing.alerts for _, standing in self._standing):
+        if any(standing.is_needed for _, standing in self._standing):
             self._delivery = self._options.delivery(
                 pictures, self._options.memory, shown=self._shown.put, told=self._sentences.put
             )
+            for _, standing in self._standing:
+                standing.tell_again()
 
     def _open(self, one: Watched, standing: Standing) -> None:
         if not self._options.forget_alerts:
@@ -71,7 +73,7 @@ class AlertDesk:
 
     def _put(self, standing: Standing, notice: Notice) -> None:
         assert self._delivery is not None, "sessions look when all is open"
-        self._delivery.put(notice, standing.save)
+        self._delivery.put(notice, standing)
 
     @property
     def alerts(self) -> list[tuple[Watched, Alert]]:

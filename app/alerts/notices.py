@@ -8,14 +8,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from vstream.standing import Event
 from vstream.types import format_seconds
-
-if TYPE_CHECKING:
-    from vstream.standing import Event
 
 Phase = Literal["start", "end"]
 
@@ -90,6 +89,18 @@ def notice_text(notice: Notice) -> tuple[str, str]:
         when = f"{when}-{format_seconds(event.end_seconds)}"
     over = "over: " if notice.phase == "end" else ""
     return f"{notice.label} {when}".strip(), f"{over}{event.text} ({event.confidence:.0%})"
+
+
+def notice_plain(notice: Notice) -> dict[str, Any]:
+    """All of a notice as JSON values."""
+    picture = base64.b64encode(notice.event.picture).decode()
+    return {**vars(notice), "event": {**vars(notice.event), "picture": picture}}
+
+
+def notice_of(plain: Mapping[str, Any]) -> Notice:
+    """The notice that `notice_plain` wrote. Raises `ValueError`, `KeyError` or `TypeError` for anything else."""
+    event = plain["event"]
+    return Notice(**{**plain, "event": Event(**{**event, "picture": base64.b64decode(event["picture"])})})
 
 
 def iso(unix_seconds: float) -> str:

@@ -1,7 +1,8 @@
 """The standing questions of one session: opened, kept beside its memory, and taken up again with it.
 
-FOLDER/alerts.json holds texts, options and how each stands; it is written anew, in one durable step, whenever an event
-begins or ends. This module knows nothing of how events reach anybody, or of models.
+FOLDER/alerts.json holds texts, options, how each stands, and what was noticed and is not written down elsewhere yet. It
+is written anew, in one durable step, before and after an event's beginning or end is told: who is killed in between
+tells it again, with the same id. This module knows nothing of how events reach anybody, or of models.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vstream.app.alerts.notices import Notice
+from vstream.app.alerts.notices import Notice, notice_of, notice_plain
 from vstream.memory.folder import sync_folder
 from vstream.standing import Alert, AlertOptions, Event
 
@@ -30,6 +31,13 @@ MAX_TEXT = 1000
 
 class TooManyAlertsError(ValueError):
     """A session has as many standing questions as it may have."""
+
+
+class Kept(NamedTuple):
+    """What a file holds: alerts as tables of text, options and state; notices that may not have been told."""
+
+    alerts: list[dict[str, Any]]
+    untold: list[Notice]
 
 
 class Standing:
@@ -50,12 +58,18 @@ class Standing:
         self.told: Callable[[Notice], None] = lambda notice: None
         self._session, self._folder = session, folder
         self._stream, self._label = stream, label
-        self._lock = threading.Lock()
+        self._lock, self._noticing = threading.Lock(), threading.Lock()
+        self._untold: list[Notice] = []
 
     @property
     def alerts(self) -> tuple[Alert, ...]:
         """Those that go on, oldest first."""
         return self._session.alerts
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether there is, or was, something to tell."""
+        return bool(self.alerts or self._untold)
 
     def add(self, text: str, options: AlertOptions | None = None) -> Alert:
         """Looks for something from the next clip on.
@@ -85,12 +99,25 @@ class Standing:
     def resume(self) -> list[str]:
         """Takes up what was kept; sentences about what could not be. Raises `ValueError` for a file that is damaged."""
         wrong = []
-        for kept in [] if self._folder is None else read_kept(self._folder / KEPT):
+        kept = read_kept(self._folder / KEPT) if self._folder else Kept([], [])
+        for one in kept.alerts:
             try:
-                self._open(kept["text"], AlertOptions(**kept["options"]), kept["state"])
+                self._open(one["text"], AlertOptions(**one["options"]), one["state"])
             except (ValueError, TypeError) as error:
-                wrong.append(f"the standing question {kept['text']!r} cannot go on: {error}")
+                wrong.append(f"the standing question {one['text']!r} cannot go on: {error}")
+        self._untold = [replace(notice, label=self._label) for notice in kept.untold]
         return wrong
+
+    def tell_again(self) -> None:
+        """Tells what an earlier run noticed, but was killed before it was written down."""
+        for notice in list(self._untold):
+            self.told(notice)
+
+    def written(self, notice: Notice) -> None:
+        """A notice was written down where it lasts. Raises `OSError`."""
+        with self._noticing:
+            self._untold = [one for one in self._untold if one is not notice]
+        self.save()
 
     def end(self) -> None:
         """Nobody looks any more: what is not kept is over."""
@@ -103,11 +130,12 @@ class Standing:
         if self._folder is None or self._session.source is None:
             return
         with self._lock:
-            kept = [
+            alerts = [
                 {"text": alert.text, "options": asdict(alert.options), "state": alert.state()} for alert in self.alerts
             ]
-            if kept or (self._folder / KEPT).exists():
-                _write(self._folder / KEPT, kept)
+            untold = [notice_plain(notice) for notice in self._untold]
+            if alerts or untold or (self._folder / KEPT).exists():
+                _write(self._folder / KEPT, {"alerts": alerts, "untold": untold})
 
     def _open(self, text: str, options: AlertOptions | None, state: dict[str, Any] | None) -> Alert:
         with self._lock:
@@ -122,7 +150,10 @@ class Standing:
         return alert
 
     def _tell(self, source: str | None, event: Event) -> None:
-        self.told(Notice(event, source, self._stream, self._label))
+        notice = Notice(event, source, self._stream, self._label)
+        with self._noticing:
+            self._untold = [*self._untold, notice]
+        self.told(notice)
 
 
 def since_seconds(alert: Alert) -> float | None:
@@ -139,21 +170,22 @@ def checked_text(text: str) -> str:
     return plain
 
 
-def read_kept(path: Path) -> list[dict[str, Any]]:
+def read_kept(path: Path) -> Kept:
     """What a file of `Standing` holds; nothing where there is none. Raises `ValueError` for one that is damaged."""
     if not path.is_file():
-        return []
+        return Kept([], [])
     try:
-        found = json.loads(path.read_text("utf-8"))["alerts"]
-        return [{name: one[name] for name in ("text", "options", "state")} for one in found]
+        found = json.loads(path.read_text("utf-8"))
+        alerts = [{name: one[name] for name in ("text", "options", "state")} for one in found["alerts"]]
+        return Kept(alerts, [notice_of(one) for one in found["untold"]])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}); remove it to go on without its standing questions") from error
 
 
-def _write(path: Path, kept: Sequence[dict[str, Any]]) -> None:
+def _write(path: Path, kept: dict[str, Any]) -> None:
     part = path.with_name(f".{path.name}.new")
     with part.open("w", encoding="utf-8") as file:
-        json.dump({"alerts": list(kept)}, file, allow_nan=False)
+        json.dump(kept, file, allow_nan=False)
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)

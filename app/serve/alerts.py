@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 KEPT_NOTICES, PICTURED_NOTICES = 200, 60
 """The latest beginnings and ends, and how many of those hold their pictures."""
-PassOn = Callable[[Notice, Callable[[], None]], None]
-"""Takes a notice, and what is to be called when it was written down; returns at once."""
+PassOn = Callable[[Notice, Standing], None]
+"""Takes a notice of standing questions, as `Delivery.put` does."""
 
 
 class StreamAlerts:
@@ -95,7 +95,9 @@ class StreamAlerts:
 
     def resume(self) -> list[str]:
         """Takes up what was kept; sentences about what could not be. Raises `ValueError` if that is damaged."""
-        return self._standing.resume()
+        wrong = self._standing.resume()
+        self._standing.tell_again()
+        return wrong
 
     def save(self) -> None:
         """Writes down how they stand. Raises `OSError`."""
@@ -123,6 +125,6 @@ class StreamAlerts:
                 old = self._notices[-1 - PICTURED_NOTICES]
                 self._notices[-1 - PICTURED_NOTICES] = replace(old, event=replace(old.event, picture=b""))
             listeners = self._listeners
-        self._pass_on(notice, self.save)
+        self._pass_on(notice, self._standing)
         for listener in listeners:
             listener()

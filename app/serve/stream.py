@@ -89,7 +89,7 @@ class Stream:
         file: Path | None = None,
         note: str = "",
         folder: Path | None = None,
-        pass_on: PassOn = lambda notice, then: None,
+        pass_on: PassOn = lambda notice, standing: None,
     ) -> None:
         """For a session that is open; what its memory remembers of a conversation comes first in it.
 
