@@ -13,7 +13,7 @@ from vstream.app.bench.base import Ask, Benchmark, Item, Mark, Measure
 from vstream.app.bench.disk import Disk
 from vstream.app.bench.entries import Entry
 from vstream.app.bench.registry import BENCHMARKS, benchmark_of
-from vstream.app.bench.run import present, rows_of, spread, told_apart
+from vstream.app.bench.run import numbers_of, present, rows_of, spread, told_apart
 from vstream.app.bench.scores import scores_of
 from vstream.app.bench.streamingbench import Omni, Proactive, Real, Sqa
 from vstream.app.bench.video_mme import TABLE, TEMPLATE, VideoMme, first_letter
@@ -209,7 +209,8 @@ def test_streamingbench_asks_at_its_times_without_letters(real: Path) -> None:
     first, second = items_of(Real, real)
     assert first.asks == (Ask("What colour is it?", 12.0, ("Red.", "Blue.", "Green.", "White.")),)
     assert (second.asks[0].at, second.gold, second.group, second.id) == (20.0, "B", ("Object Recognition",), "2-1")
-    rows = rows_of(items_of(Real, real), touch(real, "somewhere/videos/sample_1.mp4"))
+    items = items_of(Real, real)
+    rows = rows_of(items, numbers_of(items), touch(real, "somewhere/videos/sample_1.mp4"))
     assert [(row.video, row.at, row.expected) for row in rows] == [
         ("somewhere/videos/sample_1.mp4", 12.0, "A"), ("somewhere/videos/sample_1.mp4", 20.0, "B"),
     ]  # fmt: skip
@@ -351,6 +352,28 @@ def test_a_run_is_scored_goes_on_and_leaves_out_what_is_missing(
     assert "official" in shown
     assert "left out" in shown
     assert "1 items about 1 videos that are missing" in shown
+
+
+@pytest.mark.slow
+def test_more_can_be_asked_of_the_same_benchmark_later(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    times = [streaming(LETTERED, f"00:00:{at:02}") for at in (4, 8, 12, 16, 20)]
+    lay_out(tmp_path, {"questions_real.json": times}, ["videos/sample_1.mp4"])
+    out = tmp_path / "out.jsonl"
+
+    def answered(*more: str) -> tuple[int, int, int]:
+        assert run("streamingbench-real", tmp_path, out, *more) == 0
+        summary = json.loads(capsys.readouterr().out)
+        return summary["answers"], summary["scores"][0]["items"], len(out.read_bytes().splitlines())
+
+    assert answered("--limit", "2") == (2, 2, 2)
+    first = out.read_bytes()
+    assert answered() == (5, 5, 5)
+    assert out.read_bytes().startswith(first)
+    assert answered("--limit", "2") == (2, 2, 5)
+    lines = [json.loads(line) for line in out.read_bytes().splitlines()]
+    assert sorted((line["row"], line["id"], line["asked_at_seconds"]) for line in lines) == [
+        (number, f"{number}-1", 4.0 * number) for number in range(1, 6)
+    ]
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from vstream.app.bench.base import Ask, Item, Mark, Measure, strict_choice
 from vstream.app.bench.disk import Disk
 from vstream.app.bench.entries import Entry
 from vstream.app.bench.needle import Needle
-from vstream.app.bench.run import past_end
+from vstream.app.bench.run import numbers_of, past_end
 from vstream.app.bench.scores import scores_of
 from vstream.app.bench.streamingbench import Omni, Proactive, Real, Sqa
 from vstream.app.cli import main
@@ -120,7 +120,7 @@ def test_what_is_asked_after_the_end_is_counted(tmp_path: Path) -> None:
     lines = [{"row": row, "answer": "A", "asked_at_seconds": 23.5} for row in range(1, 5)]
     out = tmp_path / "out.jsonl"
     out.write_text("".join(json.dumps(one) + "\n" for one in [*lines[:3], {"row": 4, "error": "damaged"}]))
-    assert past_end(items, out) == 2
+    assert past_end(items, numbers_of(items), out) == 2
 
 
 @pytest.mark.slow
@@ -139,8 +139,8 @@ def test_a_damaged_video_is_told_and_asked_again_once_it_is_whole(
     assert main([*command, "--retry", "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert (summary["answers"], summary["errors"], summary["first_error"]) == (2, 0, None)
-    assert main([*command, "--limit", "1"]) == 2
-    assert "was made with --limit unset, not 1" in capsys.readouterr().err
+    assert main([*command, "--fps", "2"]) == 2
+    assert "was made with --fps unset, not 2.0" in capsys.readouterr().err
 
 
 @pytest.mark.slow

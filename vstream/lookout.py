@@ -112,7 +112,7 @@ class Lookout:
     def add(self, text: str, question: Question, options: AlertOptions, wake: Callable[[], None]) -> Alert:
         """A standing question that is looked at from the next clip on."""
         with self._changing:
-            taken = {one.alert.id for one in self._watched}
+            taken = {one.alert.id for one in self._watched if not one.alert.cancelled}
             tried = (Alert(text, options, number=number, wake=wake) for number in count(1))
             alert = next(one for one in tried if one.id not in taken)
             self._watched = (*self._watched, Watched(alert, question))

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -87,8 +87,8 @@ class Batch:
     """One command's work."""
 
     def __init__(
-        self, rows: Sequence[Row | BadRow], videos: Path, out: Path, options: AnsweringOptions, *, links: bool = False,
-        **more: Any,
+        self, rows: Sequence[Row | BadRow], videos: Path, out: Path, options: AnsweringOptions, *,
+        asked: object = None, links: bool = False, **more: Any,
     ) -> None:  # fmt: skip
         """Checks all that can be checked before a model is loaded.
 
@@ -97,6 +97,7 @@ class Batch:
             videos: the folder that their videos are below.
             out: where answers go.
             options: how they are answered.
+            asked: what the rows are some of, so that a later run may ask others of it; the rows themselves unless given.
             links: whether videos may be symbolic links, where their names were found on disk and not in a file.
             more: of the sessions' configuration, see `vstream.config`.
 
@@ -105,10 +106,11 @@ class Batch:
         """
         options.check(out)
         self.rows, self._videos, self._out, self._links = rows, videos, out, links
+        self._numbers = {row.number for row in rows}
         self._options = options
         self._settings = session_settings(options, **more)
         options.loading()  # refuses what will not do before torch is loaded
-        self._asked = hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
+        self._asked = hashlib.sha256(repr(rows if asked is None else asked).encode(errors="replace")).hexdigest()[:16]
         self._pictures = PictureFolder(options.pictures(out))
         self.spent = Spent()
         self.summary: dict[str, Any] = {}
@@ -127,11 +129,11 @@ class Batch:
                 self._answer_all(ledger, progress)
             except Interrupted as interrupt:
                 progress.stop()
-                have = f"{self._out} has {len(ledger.done)} of {len(self.rows)} rows"
+                have = f"{self._out} has {len(ledger.done & self._numbers)} of {len(self.rows)} rows"
                 progress.tell(f"stopped; {have}, and the same command goes on from there")
                 return interrupt.exit_code
             progress.stop()
-            self.summary = {**summary_of(ledger.records()), "this_run": asdict(self.spent)}
+            self.summary = {**summary_of(self._records(ledger)), "this_run": asdict(self.spent)}
             self._report(ledger)
         return 1 if self.summary["errors"] else 0
 
@@ -139,7 +141,11 @@ class Batch:
         if self._options.report is not None:
             from vstream.app.batch.report import write_report
 
-            write_report(self._options.report, self.summary, ledger.records())
+            write_report(self._options.report, self.summary, self._records(ledger))
+
+    def _records(self, ledger: Ledger) -> Iterator[Record]:
+        """The lines of what is asked here."""
+        return (record for record in ledger.records() if record["row"] in self._numbers)
 
     def _answer_all(self, ledger: Ledger, progress: Progress) -> None:
         left = [row for row in self.rows if row.number not in ledger.done]
@@ -198,7 +204,7 @@ class Pass:
             self._news.wait(REDRAW_SECONDS)
             self._news.clear()
             watching = [one for one in watching if self._go_on(one)]
-            self._progress.count("questions", len(self._ledger.done), total)
+            self._progress.count("questions", min(len(self._ledger.done), total), total)
 
     def _go_on(self, one: Watching) -> bool:
         """Writes the lines of what is done; leaves the video where that was all, and then says False."""

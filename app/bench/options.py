@@ -10,7 +10,7 @@ import typer
 
 from vstream.app.batch.options import MAX_AT_ONCE, AnsweringOptions
 
-NO_MATTER = ("judge", "judge_model", "judge_at_once", "against", "partial")
+NO_MATTER = ("judge", "judge_model", "judge_at_once", "against", "partial", "limit")
 """Options that no answer depends on: only its mark does, or which are asked, and that is known from the questions."""
 
 

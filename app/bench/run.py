@@ -5,9 +5,9 @@ A run that was stopped goes on where it was, as a batch does. This module knows 
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,9 @@ class Bench:
         self.benchmark: Benchmark = kind(disk)
         self.out = options.out or Path(f"{name}.jsonl")
         options.check(self.out)
-        items = spread(told_apart(self.benchmark.items()), options.limit)
+        every = told_apart(self.benchmark.items())
+        self._numbers = numbers_of(every)
+        items = spread(every, options.limit)
         if not items:
             raise ValueError(f"the annotations of {name} in {disk.root} hold no question; download them again")
         self.benchmark.prepare(items)
@@ -64,7 +66,9 @@ class Bench:
         self._judging: Judging | None = None
         if options.judge is not None and options.judge_model is not None:
             self._judging = Judging(Judge(options.judge, options.judge_model), self.out, options.judge_at_once)
-        self._batch = Batch(rows_of(self.items, disk), disk.root, self.out, options, links=True, past_end="end")
+        rows = rows_of(self.items, self._numbers, disk)
+        asked = [(item.id, item.asks) for item in every]
+        self._batch = Batch(rows, disk.root, self.out, options, asked=asked, links=True, past_end="end")
         self.scores: list[Score] = []
         self.summary: dict[str, Any] = {}
         self.needs: str | None = None
@@ -83,7 +87,7 @@ class Bench:
         code = self._batch(progress)
         if not self._batch.summary:
             return code
-        said = said_of(self.items, self.out)
+        said = said_of(self.items, self._numbers, self.out)
         prompts = {item.id: self.benchmark.prompts(item, said[item.id]) for item in self.items}
         try:
             replies = self._judged(prompts, progress)
@@ -122,7 +126,7 @@ class Bench:
             "benchmark": self.benchmark.name,
             "items": len(self.items),
             "items_without_video": sum(self.missing.values()),
-            "questions_past_end": past_end(self.items, self.out),
+            "questions_past_end": past_end(self.items, self._numbers, self.out),
             "items_waiting": waiting,
             "waiting_for": self.needs,
             "judge": None if self._judging is None else self._judging.as_json(),
@@ -173,16 +177,22 @@ def present(items: Sequence[Item], disk: Disk, *, partial: bool) -> tuple[list[I
     return kept, missing
 
 
-def rows_of(items: Sequence[Item], disk: Disk) -> list[Row]:
+def numbers_of(items: Sequence[Item]) -> dict[str, range]:
+    """The rows of every item's questions, whichever are asked: so a run can go on with more of them."""
+    starts = accumulate((len(item.asks) for item in items), initial=1)
+    return {item.id: range(start, start + len(item.asks)) for item, start in zip(items, starts, strict=False)}
+
+
+def rows_of(items: Sequence[Item], numbers: Mapping[str, range], disk: Disk) -> list[Row]:
     """A row for every question."""
     rows = list[Row]()
     for item in items:
         video = disk.video(item.video)
         assert video is not None, f"{item.video} is there"
-        for name, ask in zip(names_of(item), item.asks, strict=True):
+        for number, name, ask in zip(numbers[item.id], names_of(item), item.asks, strict=True):
             expected = item.gold if ask.choices else None
             group = " / ".join(item.group) or None
-            rows.append(Row(len(rows) + 1, name, video, ask.question, ask.at, ask.choices, expected, group, item.fps))
+            rows.append(Row(number, name, video, ask.question, ask.at, ask.choices, expected, group, item.fps))
     return rows
 
 
@@ -191,23 +201,18 @@ def names_of(item: Item) -> list[str]:
     return [item.id] if len(item.asks) == 1 else [f"{item.id}/{number}" for number in range(len(item.asks))]
 
 
-def said_of(items: Sequence[Item], out: Path) -> Mapping[str, Said]:
+def said_of(items: Sequence[Item], numbers: Mapping[str, range], out: Path) -> Mapping[str, Said]:
     """What was answered, by item."""
     answers = {record["row"]: record.get("answer") for record in read_records(out)}
-    said, row = dict[str, Said](), 0
-    for item in items:
-        said[item.id] = [answers.get(row + number + 1) for number in range(len(item.asks))]
-        row += len(item.asks)
-    return said
+    return {item.id: [answers.get(number) for number in numbers[item.id]] for item in items}
 
 
-def past_end(items: Sequence[Item], out: Path) -> int:
+def past_end(items: Sequence[Item], numbers: Mapping[str, range], out: Path) -> int:
     """How many questions have a time after the end of their video, and so were asked at it."""
-    times = [math.inf if ask.at == "end" else ask.at for item in items for ask in item.asks]
-    asked = [
-        (record["asked_at_seconds"], times[record["row"] - 1]) for record in read_records(out) if "answer" in record
-    ]
-    return sum(seconds + SLACK_SECONDS < time < math.inf for seconds, time in asked)
+    pairs = ((number, ask.at) for item in items for number, ask in zip(numbers[item.id], item.asks, strict=True))
+    times = {number: at for number, at in pairs if at != "end"}
+    asked = ((one["asked_at_seconds"], times.get(one["row"])) for one in read_records(out) if "answer" in one)
+    return sum(time is not None and seconds + SLACK_SECONDS < time for seconds, time in asked)
 
 
 def against_of(kind: type[Benchmark], items: Sequence[Item], path: Path) -> Mapping[str, Said]:
