@@ -6,7 +6,10 @@ are the specification in plain torch; this file is the one place that chooses an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 
 from torch import Tensor
 
@@ -45,4 +48,13 @@ __all__ = [
 
 def attend(query: Tensor, rows: Sequence[Sequence[Part]], scale: float | None = None) -> Tensor:
     """Attention of single tokens over parts that lie apart; see `attend_reference` for arguments and result."""
-    return (attend_cpu if query.device.type == "cpu" else attend_reference)(query, rows, scale)
+    return _attend(query.device.type)(query, rows, scale)
+
+
+@cache
+def _attend(device_type: str) -> Callable[[Tensor, Sequence[Sequence[Part]], float | None], Tensor]:
+    """Triton's on a CUDA device, where it is installed; elsewhere than on a CPU, the specification."""
+    if device_type == "cuda" and find_spec("triton") is not None:
+        found: Callable[..., Tensor] = import_module("vstream.kernels.triton_attention").attend
+        return found
+    return attend_cpu if device_type == "cpu" else attend_reference

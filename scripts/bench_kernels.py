@@ -10,8 +10,8 @@ Attention: one token of one answer, one layer, over [sink | gist | retrieved | w
 - `sdpa`: torch's, with `enable_gqa`, as transformers calls it, on a buffer into which the parts were gathered once. Its
   gather is shown apart: a 64th of it added (an answer of 64 tokens), and all of it (gathered for every token).
 - `sdpa rows`: the same with grouped heads as rows, the best that sdpa can do on a CPU.
-- `flex`: FlexAttention, compiled (not with `--quick` on a CPU: compiling takes longer than all else); `flashinfer`: on a
-  GPU, if it is installed.
+- `flex`: FlexAttention, compiled (not with `--quick` on a CPU: compiling takes longer than all else); `flashinfer`:
+  on a GPU, if it is installed.
 
 Prefill: the last n of N tokens, `kernels.prefill` beside `sdpa` with the mask that transformers makes.
 
@@ -244,6 +244,7 @@ def flex(answer: Answer) -> Callable[[], Tensor]:
 def _compiled_flex() -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
+    torch._dynamo.config.recompile_limit = 64  # once for every size
     return torch.compile(flex_attention, dynamic=False)
 
 
