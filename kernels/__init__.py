@@ -13,7 +13,7 @@ from importlib.util import find_spec
 
 from torch import Tensor
 
-from vstream.kernels.attention import attend_cpu, attend_reference
+from vstream.kernels.attention import attend_cpu, attend_one_cpu, attend_reference
 from vstream.kernels.parts import Dense, Paged, Part, Quantised, pack
 from vstream.kernels.prefill import prefill
 from vstream.kernels.reference import (
@@ -34,6 +34,7 @@ __all__ = [
     "Part",
     "Quantised",
     "attend",
+    "attend_one",
     "dequantise",
     "gather_rows",
     "group_query",
@@ -49,6 +50,13 @@ __all__ = [
 def attend(query: Tensor, rows: Sequence[Sequence[Part]], scale: float | None = None) -> Tensor:
     """Attention of single tokens over parts that lie apart; see `attend_reference` for arguments and result."""
     return _attend(query.device.type)(query, rows, scale)
+
+
+def attend_one(query: Tensor, keys: Tensor, values: Tensor, scale: float | None = None) -> Tensor:
+    """The same [1, H, 1, D] of one token [1, H, 1, D] over keys and values [1, K, N, D] that lie in one piece."""
+    if query.device.type == "cpu":
+        return attend_one_cpu(query, keys, values, scale)
+    return attend(query[:, :, 0], [[Dense(keys[0], values[0])]], scale).unsqueeze(2)
 
 
 @cache

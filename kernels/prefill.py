@@ -35,7 +35,7 @@ from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
-_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default  # a packet takes longer to call
 
 
 def prefill_reference(query: Tensor, keys: Tensor, values: Tensor, scale: float | None = None) -> Tensor:
