@@ -5,8 +5,8 @@
 
 Attention: one token of one answer, one layer, over [sink | gist | retrieved | window | tail] that lie apart.
 
-- `parts`: `kernels.attend`; `one part`: `kernels.attend_one` over the gathered buffer, as vstream's answers are today; `paged`: what is
-  retrieved lies in slots of a slab; `int8`, `int4`: it is quantised as `kernels.pack` does it.
+- `parts`: `kernels.attend`; `one part`: `kernels.attend_one` over the gathered buffer, as vstream's answers are today;
+  `paged`: what is retrieved lies in slots of a slab; `int8`, `int4`: it is quantised as `kernels.pack` does it.
 - `sdpa`: torch's, with `enable_gqa`, as transformers calls it, on a buffer into which the parts were gathered once. Its
   gather is shown apart: a 64th of it added (an answer of 64 tokens), and all of it (gathered for every token).
 - `sdpa rows`: the same with grouped heads as rows, the best that sdpa can do on a CPU.
