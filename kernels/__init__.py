@@ -6,16 +6,16 @@ are the specification in plain torch; this file is the one place that chooses an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
 from types import ModuleType
 
 from torch import Tensor
 
 from vstream.kernels import torch_memory
-from vstream.kernels.attention import attend_cpu, attend_reference
+from vstream.kernels.attention import attend_cpu, attend_one_cpu, attend_sdpa
 from vstream.kernels.layout import Places, RowLayout
 from vstream.kernels.parts import Dense, Paged, Part, Quantised, pack
 from vstream.kernels.prefill import prefill
@@ -39,6 +39,7 @@ __all__ = [
     "Quantised",
     "RowLayout",
     "attend",
+    "attend_one",
     "best_match",
     "dequantise",
     "gather_rows",
@@ -54,12 +55,43 @@ __all__ = [
     "top_within",
     "turn",
     "unpack_rows",
+    "uses_triton",
 ]
 
 
 def attend(query: Tensor, rows: Sequence[Sequence[Part]], scale: float | None = None) -> Tensor:
     """Attention of single tokens over parts that lie apart; see `attend_reference` for arguments and result."""
-    return (attend_cpu if query.device.type == "cpu" else attend_reference)(query, rows, scale)
+    return _attend(query.device.type)(query, rows, scale)
+
+
+def attend_one(query: Tensor, keys: Tensor, values: Tensor, scale: float | None = None) -> Tensor:
+    """The same [1, H, 1, D] of one token [1, H, 1, D] over keys and values [1, K, N, D] that lie in one piece."""
+    if query.device.type == "cpu":
+        return attend_one_cpu(query, keys, values, scale)
+    return attend(query[:, :, 0], [[Dense(keys[0], values[0])]], scale).unsqueeze(2)
+
+
+@cache
+def _attend(device_type: str) -> Callable[[Tensor, Sequence[Sequence[Part]], float | None], Tensor]:
+    if uses_triton(device_type):
+        found: Callable[..., Tensor] = import_module("vstream.kernels.triton_attention").attend
+        return found
+    return attend_cpu if device_type == "cpu" else attend_sdpa
+
+
+@cache
+def uses_triton(device_type: str) -> bool:
+    """Whether kernels written for a GPU run on such a device: on CUDA, where VSTREAM_KERNELS=triton asks for them.
+
+    They are right in Triton's interpreter and compile, but have not run on a GPU yet; `scripts/gpu_check.py` tells.
+
+    Raises:
+        ValueError: if VSTREAM_KERNELS is neither torch nor triton.
+    """
+    wanted = os.environ.get("VSTREAM_KERNELS", "torch")
+    if wanted not in ("torch", "triton"):
+        raise ValueError(f"VSTREAM_KERNELS must be torch (the default) or triton, got {wanted!r}")
+    return device_type == "cuda" and wanted == "triton"
 
 
 # Memory: which file's version runs, by the device that computes; what each does is said in `reference.py` -------------
@@ -67,10 +99,7 @@ def attend(query: Tensor, rows: Sequence[Sequence[Part]], scale: float | None = 
 
 @cache
 def _memory(device_type: str) -> ModuleType:
-    """Triton's on a CUDA device, where it is installed, else vectorised torch."""
-    if device_type == "cuda" and find_spec("triton") is not None:
-        return import_module("vstream.kernels.triton_memory")
-    return torch_memory
+    return import_module("vstream.kernels.triton_memory") if uses_triton(device_type) else torch_memory
 
 
 def gather_rows(slab_layer: Tensor, slots: Tensor, offsets: Tensor) -> Tensor:

@@ -32,10 +32,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
-_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default  # a packet takes longer to call
 
 
 def prefill_reference(query: Tensor, keys: Tensor, values: Tensor, scale: float | None = None) -> Tensor:
@@ -92,6 +91,8 @@ def _as_heads(query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tens
 
 
 def _sdpa(query: Tensor, keys: Tensor, values: Tensor, scale: float | None) -> Tensor:
+    from torch.nn.attention.bias import causal_lower_right  # loads Triton, where that is installed
+
     bias: Any = causal_lower_right(query.shape[2], keys.shape[2])
     grouped = query.shape[1] != keys.shape[1]
     out: Tensor = scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=scale, enable_gqa=grouped)

@@ -30,7 +30,7 @@ from vstream.engine import Engine
 from vstream.kernels import turn
 from vstream.memory.block import BlockShape, lead_tokens
 from vstream.memory.codec import make_codec
-from vstream.memory.pyramid import DETAIL
+from vstream.memory.levels import DETAIL
 
 SAMPLE = Path(__file__).resolve().parent.parent / "samples" / "sample.mp4"
 WORLD_SEED, WORLD_SECONDS = 2 * 10**9, 160

@@ -5,13 +5,13 @@
 
 Attention: one token of one answer, one layer, over [sink | gist | retrieved | window | tail] that lie apart.
 
-- `parts`: `kernels.attend`; `one part`: over the gathered buffer, as vstream's answers are today; `paged`: what is
-  retrieved lies in slots of a slab; `int8`, `int4`: it is quantised as `kernels.pack` does it.
+- `parts`: `kernels.attend`; `one part`: `kernels.attend_one` over the gathered buffer, as vstream's answers are today;
+  `paged`: what is retrieved lies in slots of a slab; `int8`, `int4`: it is quantised as `kernels.pack` does it.
 - `sdpa`: torch's, with `enable_gqa`, as transformers calls it, on a buffer into which the parts were gathered once. Its
   gather is shown apart: a 64th of it added (an answer of 64 tokens), and all of it (gathered for every token).
 - `sdpa rows`: the same with grouped heads as rows, the best that sdpa can do on a CPU.
-- `flex`: FlexAttention, compiled (not with `--quick` on a CPU: compiling takes longer than all else); `flashinfer`: on a
-  GPU, if it is installed.
+- `flex`: FlexAttention, compiled (not with `--quick` on a CPU: compiling takes longer than all else); `flashinfer`:
+  on a GPU, if it is installed.
 
 Prefill: the last n of N tokens, `kernels.prefill` beside `sdpa` with the mask that transformers makes.
 
@@ -40,7 +40,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from vstream.kernels import Dense, Paged, Part, attend, pack, prefill
+from vstream.kernels import Dense, Paged, Part, attend, attend_one, pack, prefill
 from vstream.kernels.attention import attend_reference, grouped
 
 ANSWER_TOKENS = 64
@@ -207,12 +207,12 @@ def decode_ways(answer: Answer, plan: Plan) -> Ways:
     """All ways to attend in one layer."""
     forms: dict[str, list[Part]] = {
         "parts": list(answer.parts.values()),
-        "one part": [Dense(*(part[0] for part in answer.gathered))],
         "paged": answer.with_retrieved(paged),
         "int8": answer.with_retrieved(partial(pack, bits=8)),
         "int4": answer.with_retrieved(partial(pack, bits=4)),
     }
     ways: Ways = {name: partial(answer.attend, parts) for name, parts in forms.items()}
+    ways["one part"] = partial(attend_one, answer.query, *answer.gathered)
     return ways | {"sdpa": answer.sdpa, "sdpa rows": answer.sdpa_rows, "gather": answer.gather, **others(answer, plan)}
 
 
@@ -244,6 +244,7 @@ def flex(answer: Answer) -> Callable[[], Tensor]:
 def _compiled_flex() -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
+    torch._dynamo.config.recompile_limit = 64  # once for every size
     return torch.compile(flex_attention, dynamic=False)
 
 

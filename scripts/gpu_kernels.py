@@ -1,9 +1,9 @@
 """Every kernel against its specification on the device at hand, and how long both take; for `gpu_check.py`.
 
 A kernel's cases come from one function in `CASES`; a new one is a line there. On a GPU the version under test is the
-one that `vstream.kernels` chooses, Triton's where it is installed; on a CPU Triton's are named as left out. A case is
-well if what comes out is as near to the specification as it says, or has the same bits where it says so. It knows
-nothing of models.
+one that `vstream.kernels` chooses (`gpu_check.py` has it choose Triton's); on a CPU Triton's are named as left out. A
+case is well if what comes out is as near to the specification as it says, or has the same bits where it says so. It
+knows nothing of models.
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ from gpu_speed import Clock
 from torch import Tensor
 
 from vstream import kernels
-from vstream.kernels import reference
+from vstream.kernels import Dense, pack, reference
+from vstream.kernels.attention import attend_reference
 from vstream.memory.codec import CODECS
 
 ROUNDS = 7
 EXACT = 0.0
 SCORES = 1e-5
 """Sums of float32 products in another order."""
+ATTENTION = 1e-2
+"""Two roundings of bfloat16, and sums in another order."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,19 @@ def packing_cases(device: str, shape: ModelShape) -> Iterator[Case]:
                    lambda b=bits: kernels.quantise(kv, base, b), kv.nbytes + kv.nbytes * bits // 32)  # fmt: skip
 
 
+def attending_cases(device: str, shape: ModelShape) -> Iterator[Case]:
+    """One token of two answers over parts that lie apart: in the model's own type, and as whole numbers."""
+    tokens = (16, 7 * 1024, 8 * 1024, 40) if device == "cuda" else (16, 70, 80, 4)  # sink, retrieved, window, tail
+    query = noise(2, 4 * shape.heads, shape.dim, device=device, dtype=shape.dtype)
+    dense = [Dense(*noise(2, shape.heads, count, shape.dim, device=device, dtype=shape.dtype)) for count in tokens]
+    numbers = 2 * 2 * shape.heads * sum(tokens) * shape.dim  # keys and values of both answers
+    for bits in (0, 8, 4):
+        parts = [pack(part.keys, part.values, bits) if bits else part for part in dense]
+        spec, ours = (partial(version, query, [parts] * 2) for version in (attend_reference, kernels.attend))
+        num_bytes = numbers * bits // 8 if bits else numbers * shape.dtype.itemsize
+        yield Case(f"attend int{bits}" if bits else "attend", spec, ours, num_bytes, ATTENTION)
+
+
 def placed(stored: Stored, version: Any) -> Tensor:
     """Keys and values, written anew: [2, K, N, D]."""
     both = torch.stack([stored.keys, stored.values])
@@ -108,6 +124,7 @@ CASES: dict[str, Callable[[str, ModelShape], Iterator[Case]]] = {
     "fetching": fetching_cases,
     "scoring": scoring_cases,
     "packing": packing_cases,
+    "attending": attending_cases,
 }
 """By name, in order; others add theirs here."""
 

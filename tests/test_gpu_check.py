@@ -80,7 +80,7 @@ def test_what_fails_says_so_and_the_rest_goes_on(capsys: pytest.CaptureFixture[s
 def test_kernels_are_compared_and_timed() -> None:
     found = gpu_kernels.kernel_rows("cpu", tiny=True, clock=gpu_speed.Clock(60))
     assert found["ok"]
-    assert len(found["rows"]) == 13
+    assert len(found["rows"]) == 16
     assert all(row["ours_ms"] > 0 and row["copy_share"] > 0 for row in found["rows"])
     assert found["left_out"] == [f"triton {name}" for name in gpu_kernels.CASES]
     late = gpu_kernels.kernel_rows("cpu", tiny=True, clock=gpu_speed.Clock(0))

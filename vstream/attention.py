@@ -17,7 +17,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, causal_mask_function, sdpa_mask
 
-from vstream.kernels import Dense, attend, prefill
+from vstream.kernels import Dense, attend, attend_one, prefill
 
 ATTENTION, ROWS_ATTENTION = "vstream", "vstream-rows"
 
@@ -62,9 +62,8 @@ def _attention(
     if attention_mask is not None or len(query) > 1:
         out: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         return out
-    if query.shape[2] == 1:
-        return _attend(query, [(key, value)], **kwargs), None
-    return prefill(query, key, value, kwargs.get("scaling")).transpose(1, 2).contiguous(), None
+    kernel = attend_one if query.shape[2] == 1 else prefill
+    return kernel(query, key, value, kwargs.get("scaling")).transpose(1, 2).contiguous(), None
 
 
 def _rows_attention(
@@ -77,15 +76,9 @@ def _rows_attention(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Each row [1, H, 1, D] of the query over its own keys and values."""
-    return _attend(query, vstream.held(int(module.layer_idx)), **kwargs), None  # type: ignore[arg-type]
-
-
-def _attend(
-    query: Tensor, held: Sequence[tuple[Tensor, Tensor]], scaling: float | None = None, **kwargs: Any
-) -> Tensor:
-    """[R, 1, H, D] of a query [R, H, 1, D]."""
+    held = vstream.held(int(module.layer_idx))  # type: ignore[arg-type]
     rows = [[Dense(keys[0], values[0])] for keys, values in held]
-    return attend(query[:, :, 0], rows, scaling).unsqueeze(1)
+    return attend(query[:, :, 0], rows, kwargs.get("scaling")).unsqueeze(1), None
 
 
 def _mask(*, mask_function: Any = causal_mask_function, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:

@@ -97,7 +97,7 @@ class Batch:
             videos: the folder that their videos are below.
             out: where answers go.
             options: how they are answered.
-            asked: what the rows are some of, so that a later run may ask others of it; the rows themselves unless given.
+            asked: what the rows are some of, so that a later run may ask others of it; the rows alone unless given.
             links: whether videos may be symbolic links, where their names were found on disk and not in a file.
             more: of the sessions' configuration, see `vstream.config`.
 
