@@ -48,6 +48,7 @@ CACHE_BYTES = 96 << 20  # more than fit the caches
 SLOT_TOKENS = 16
 SHARES = {"gist": 1 / 16, "retrieved": 7 / 16, "window": 1 / 2}
 SINK_TOKENS, TAIL_TOKENS = 16, 40
+WHOLE_NUMBERS = {"int8": 8, "int4": 4}
 Row = dict[str, Any]
 Ways = dict[str, Callable[[], Any]]
 
@@ -144,6 +145,15 @@ class Answer:
         """Of keys and values."""
         return sum(part.nbytes for part in self.gathered)
 
+    def bytes_read(self, way: str) -> int:
+        """What must be read: less where what is retrieved is whole numbers, with 8 bytes for a token and head."""
+        if way not in WHOLE_NUMBERS:
+            return self.num_bytes
+        keys, values = self.parts["retrieved"].dense()
+        heads, tokens, dim = keys.shape
+        packed = 2 * heads * tokens * dim * WHOLE_NUMBERS[way] // 8 + 8 * heads * tokens
+        return self.num_bytes - keys.nbytes - values.nbytes + packed
+
     def with_retrieved(self, make: Callable[[Tensor, Tensor], Part]) -> list[Part]:
         """The parts, what is retrieved in another form."""
         return list((self.parts | {"retrieved": make(*self.parts["retrieved"].dense())}).values())
@@ -198,8 +208,8 @@ def decode_rows(plan: Plan) -> Iterator[Row]:
             yield {
                 "op": "decode", "way": name, "shape": shape.name, "tokens": answer.num_tokens, "ms": ms,
                 "vs_sdpa": found["sdpa"] / ms, "vs_sdpa_answer": (found["sdpa"] + gather / ANSWER_TOKENS) / ms,
-                "vs_sdpa_gather": (found["sdpa"] + gather) / ms, "megabytes": answer.num_bytes / 1e6,
-                "copy": answer.num_bytes / 1e6 / ms / copy, "error": error(ways[name](), exact),
+                "vs_sdpa_gather": (found["sdpa"] + gather) / ms, "megabytes": answer.bytes_read(name) / 1e6,
+                "copy": answer.bytes_read(name) / 1e6 / ms / copy, "error": error(ways[name](), exact),
             }  # fmt: skip
 
 
