@@ -171,6 +171,7 @@ def batch(
         code = run(progress)
     if run.summary:
         show_summary(run.summary, as_json=options.json)
+        run.report()
     return code
 
 
@@ -195,6 +196,7 @@ def bench(
         code = run(progress)
     if run.summary:
         show_scores(run, as_json=options.json)
+        run.report()
     return code
 
 

@@ -14,7 +14,7 @@ from vstream.app.bench.disk import Disk
 from vstream.app.bench.entries import Entry
 from vstream.app.bench.registry import BENCHMARKS, benchmark_of
 from vstream.app.bench.run import numbers_of, present, rows_of, spread, told_apart
-from vstream.app.bench.scores import scores_of
+from vstream.app.bench.scores import note_of, scores_of
 from vstream.app.bench.streamingbench import Omni, Proactive, Real, Sqa
 from vstream.app.bench.video_mme import TABLE, TEMPLATE, VideoMme, first_letter
 from vstream.app.cli import main
@@ -346,8 +346,12 @@ def test_a_run_is_scored_goes_on_and_leaves_out_what_is_missing(
     assert run("streamingbench-real", tmp_path, out, "--partial") == 0
     again = json.loads(capsys.readouterr().out)
     assert (again["scores"], again["this_run"]["videos"], out.read_bytes()) == (summary["scores"], 0, lines)
+    report = tmp_path / "report.html"
     assert main(["bench", "streamingbench-real", "--root", str(tmp_path), "--out", str(out), "--partial",
-                 "--model", "tiny", "--threads", "1", "--max-tokens", "6"]) == 0  # fmt: skip
+                 "--report", str(report), "--model", "tiny", "--threads", "1", "--max-tokens", "6"]) == 0  # fmt: skip
+    page = report.read_text("utf-8")
+    assert page.count("officially ") == 2
+    assert "<th scope=col>strict</th>" in page
     shown = capsys.readouterr().out
     assert "official" in shown
     assert "left out" in shown
@@ -385,6 +389,12 @@ def test_proactive_runs_and_polls_are_rows(tmp_path: Path, capsys: pytest.Captur
     summary = json.loads(capsys.readouterr().out)
     assert (summary["answers"], summary["errors"]) == (28, 0)
     assert [(one["group"], one["measure"]) for one in summary["scores"][:2]] == [([], "time"), ([], "answer")]
+
+
+def test_marks_are_told_in_words() -> None:
+    assert note_of({"right": Mark(1, 0)}) == "officially 1, strictly 0"
+    two = {"time": Mark(None, 0), "answer": Mark(0.5, 1)}
+    assert note_of(two) == "time: officially not counted, strictly 0; answer: officially 0.5, strictly 1"
 
 
 def test_two_measures_are_two_scores() -> None:

@@ -26,19 +26,25 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 Record = Mapping[str, Any]
 
 
-def write_report(path: Path, summary: Record, records: Iterable[Record]) -> None:
+def write_report(path: Path, summary: Record, records: Iterable[Record], scores: Sequence[Record] = ()) -> None:
     """Writes the page; a page that was there is replaced by a whole one.
+
+    Args:
+        path: of the page.
+        summary: what all comes to.
+        records: the lines of the answers; a `note` is shown with its answer.
+        scores: lines of a table that comes first, each with the same columns.
 
     Raises:
         OSError: if it cannot be written.
     """
-    html = page_of(summary, list(records))
+    html = page_of(summary, list(records), scores)
     part = path.with_name(f".{path.name}.part")
     part.write_text(html, encoding="utf-8", errors="replace")
     os.replace(part, path)
 
 
-def page_of(summary: Record, records: Sequence[Record]) -> str:
+def page_of(summary: Record, records: Sequence[Record], scores: Sequence[Record] = ()) -> str:
     """The page as HTML."""
     gallery = Gallery()
     answers = [one for one in records if "error" not in one]
@@ -48,7 +54,7 @@ def page_of(summary: Record, records: Sequence[Record]) -> str:
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" '
         f'content="{POLICY}"><meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>Answers about {len(_by_video(answers)):,} videos</title><style>{style}</style></head><body><main>"
-        f"{_head(summary)}{_types(summary)}{_errors(records)}{videos}</main></body></html>\n"
+        f"{_head(summary, marked=bool(scores))}{_scores(scores) or _types(summary)}{_errors(records)}{videos}</main></body></html>\n"
     )
 
 
@@ -97,10 +103,11 @@ def _text(value: object) -> str:
     return escape(printable(str(value)))
 
 
-def _head(summary: Record) -> str:
+def _head(summary: Record, *, marked: bool) -> str:
+    """A few figures; not what is right where a table of marks says it with more care."""
     share = summary["right"]
     right = percent(share["share"]) if share["of"] else "–"
-    tiles = [("right", right, share_text(share) if share["of"] else UNKNOWN)]
+    tiles = [] if marked else [("right", right, share_text(share) if share["of"] else UNKNOWN)]
     tiles.append(("answers", f"{summary['answers']:,}", f"about {summary['videos']:,} videos"))
     tiles += [("errors", f"{summary['errors']:,}", "rows without an answer")] if summary["errors"] else []
     if summary["ttft_ms_p50"] is not None:
@@ -112,6 +119,23 @@ def _head(summary: Record) -> str:
     )
     runs = [f"<p class=quiet>{_text(line)}</p>" for name, line in facts_of(summary).items() if name == "this run"]
     return f"<header><h1>Answers</h1><dl class=tiles>{shown}</dl>{''.join(runs)}</header>"
+
+
+def _scores(scores: Sequence[Record]) -> str:
+    """A table; where one is given it says more than the bars."""
+    if not scores:
+        return ""
+    names = dict.fromkeys(name for line in scores for name in line)
+    head = "".join(f"<th scope=col>{_text(name)}</th>" for name in names)
+    rows = "".join(f"<tr>{''.join(_cell(line.get(name, '')) for name in names)}</tr>" for line in scores)
+    table = f"<table class=scores><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    return f"<section><h2>Scores</h2>{table}</section>"
+
+
+def _cell(value: str) -> str:
+    """Groups are set in by blanks."""
+    depth = len(value) - len(value.lstrip())
+    return f'<td style="padding-left:{depth / 2 + 0.5}em">{_text(value.strip())}</td>'
 
 
 def _types(summary: Record) -> str:
@@ -164,10 +188,11 @@ def _card(record: Record, gallery: Gallery) -> str:
     wanted = (
         f"<p class=quiet>expected: {_text(expected)}</p>" if expected is not None and record["right"] is False else ""
     )
+    note = f"<p class=quiet>{_text(record['note'])}</p>" if record.get("note") else ""
     return (
         f'<article class="{state}"><p class=line>{time}{kind}<span class="quiet id">{_text(record["id"])}</span>{badge}'
         f"</p><h3>{_text(record['question'])}</h3>{_options(record)}"
-        f"<p class=answer>{_text(record['answer'])}</p>{wanted}{_evidence(record, gallery)}</article>"
+        f"<p class=answer>{_text(record['answer'])}</p>{wanted}{note}{_evidence(record, gallery)}</article>"
     )
 
 

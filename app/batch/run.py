@@ -12,14 +12,14 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vstream import __version__
-from vstream.app.batch.ledger import Ledger, Record
+from vstream.app.batch.ledger import Ledger, Record, read_records
 from vstream.app.batch.marks import is_right, summary_of
 from vstream.app.batch.options import AnsweringOptions
 from vstream.app.batch.plan import Video, plan
@@ -133,19 +133,28 @@ class Batch:
                 progress.tell(f"stopped; {have}, and the same command goes on from there")
                 return interrupt.exit_code
             progress.stop()
-            self.summary = {**summary_of(self._records(ledger)), "this_run": asdict(self.spent)}
-            self._report(ledger)
+            self.summary = {**summary_of(self._records()), "this_run": asdict(self.spent)}
         return 1 if self.summary["errors"] else 0
 
-    def _report(self, ledger: Ledger) -> None:
+    def report(self, scores: Sequence[Mapping[str, str]] = (), notes: Mapping[int, str] | None = None) -> None:
+        """Writes the report, if one is wanted, once all is answered.
+
+        Args:
+            scores: lines of a table that comes first, each with the same columns.
+            notes: what is said of an answer, by row.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
         if self._options.report is not None:
             from vstream.app.batch.report import write_report
 
-            write_report(self._options.report, self.summary, self._records(ledger))
+            noted = ({**record, "note": (notes or {}).get(record["row"])} for record in self._records())
+            write_report(self._options.report, self.summary, noted, scores)
 
-    def _records(self, ledger: Ledger) -> Iterator[Record]:
+    def _records(self) -> Iterator[Record]:
         """The lines of what is asked here."""
-        return (record for record in ledger.records() if record["row"] in self._numbers)
+        return (record for record in read_records(self._out) if record["row"] in self._numbers)
 
     def _answer_all(self, ledger: Ledger, progress: Progress) -> None:
         left = [row for row in self.rows if row.number not in ledger.done]

@@ -20,7 +20,7 @@ from vstream.app.bench.judge import Judge
 from vstream.app.bench.judging import Judging
 from vstream.app.bench.options import BenchOptions
 from vstream.app.bench.registry import benchmark_of
-from vstream.app.bench.scores import Group, Marks, Score, scores_of
+from vstream.app.bench.scores import Marks, Score, line_of, note_of, scores_of
 from vstream.app.interrupts import Interrupted
 from vstream.app.progress import Progress
 
@@ -72,6 +72,7 @@ class Bench:
         self.scores: list[Score] = []
         self.summary: dict[str, Any] = {}
         self.needs: str | None = None
+        self._notes: dict[int, str] = {}
 
     def __call__(self, progress: Progress) -> int:
         """Answers, has judged what needs it, marks and scores.
@@ -109,19 +110,20 @@ class Bench:
 
     def _marked(
         self, said: Mapping[str, Said], prompts: Mapping[str, Sequence[str]], replies: Mapping[str, str]
-    ) -> Iterator[tuple[Group, Marks]]:
+    ) -> Iterator[tuple[Item, Marks]]:
         """Marks of the items that can be marked."""
         if self.benchmark.compares and not self.benchmark.against:
             return
         for item in self.items:
             judged = [replies[prompt] for prompt in prompts[item.id] if prompt in replies]
             if len(judged) == len(prompts[item.id]):
-                yield item.group, self.benchmark.mark(item, said[item.id], judged)
+                yield item, self.benchmark.mark(item, said[item.id], judged)
 
-    def _score(self, marked: Sequence[tuple[Group, Marks]]) -> None:
+    def _score(self, marked: Sequence[tuple[Item, Marks]]) -> None:
         waiting = len(self.items) - len(marked)
         self.needs = self._needed() if waiting else None
-        self.scores = scores_of(type(self.benchmark), marked)
+        self.scores = scores_of(type(self.benchmark), [(item.group, marks) for item, marks in marked])
+        self._notes = {row: note_of(marks) for item, marks in marked for row in self._numbers[item.id]}
         self.summary = {
             "benchmark": self.benchmark.name,
             "items": len(self.items),
@@ -133,6 +135,10 @@ class Bench:
             "scores": [score.as_json() for score in self.scores],
             **self._batch.summary,
         }
+
+    def report(self) -> None:
+        """Writes the report, if one is wanted, once all is marked. Raises `OSError` if it cannot be written."""
+        self._batch.report([line_of(score, self.benchmark.measures) for score in self.scores], self._notes)
 
     def _needed(self) -> str:
         """What has to be given for the marks of items that wait."""

@@ -88,3 +88,40 @@ def _mean(
         values = [of(mark) for _, mark in within]
     counted = [value for value in values if value is not None]
     return fmean(counted) if counted else None
+
+
+# For people -----------------------------------------------------------------------------------------------------------
+
+
+def line_of(score: Score, measures: Sequence[Measure]) -> dict[str, str]:
+    """A line of a table; groups within groups are set in."""
+    name = "  " * len(score.group) + (score.group[-1] if score.group else "all")
+    best = next(one.best for one in measures if one.name == score.measure)
+    line = {"": name, "items": f"{score.items:,}"}
+    if len(measures) > 1:
+        line["measure"] = score.measure
+    line["official"] = value_text(score.official, best)
+    line["strict"] = value_text(score.strict, best)
+    if score.strict_interval is not None:
+        low, high = score.strict_interval
+        line["strict"] += f" ({100 * low:.1f} to {100 * high:.1f})"
+    if score.left_out:
+        line["official"] += f" of {score.items - score.left_out:,}"
+    return line
+
+
+def note_of(marks: Marks) -> str:
+    """'officially 1, strictly 0', or the same of every measure."""
+    said = {name: f"officially {_number(one.official)}, strictly {_number(one.strict)}" for name, one in marks.items()}
+    return "; ".join(said.values() if len(said) == 1 else (f"{name}: {one}" for name, one in said.items()))
+
+
+def _number(value: float | None) -> str:
+    return "not counted" if value is None else f"{value:g}"
+
+
+def value_text(value: float | None, best: float) -> str:
+    """'61.3%', '3.20 of 5', or 'none'."""
+    if value is None:
+        return "none"
+    return f"{100 * value:.1f}%" if best == 1 else f"{value:.2f} of {best:g}"

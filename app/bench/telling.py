@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vstream.app.bench.registry import BENCHMARKS
-from vstream.app.bench.scores import Score
+from vstream.app.bench.scores import line_of
 
 if TYPE_CHECKING:
     from vstream.app.bench.run import Bench
@@ -25,7 +25,7 @@ def show_scores(bench: Bench, *, as_json: bool) -> None:
         return
     console = Console(highlight=False)
     if bench.scores:
-        console.print(rows_table([_line(score, bench) for score in bench.scores]))
+        console.print(rows_table([line_of(score, bench.benchmark.measures) for score in bench.scores]))
     facts = {name: text for name, text in facts_of(bench.summary).items() if name != "right"}
     if bench.missing:
         facts["left out"] = (
@@ -42,34 +42,10 @@ def show_scores(bench: Bench, *, as_json: bool) -> None:
     console.print(fact_table({**facts, "written": str(bench.out)}))
 
 
-def _line(score: Score, bench: Bench) -> dict[str, str]:
-    """A line of the table; groups within groups are set in."""
-    name = "  " * len(score.group) + (score.group[-1] if score.group else "all")
-    best = next(one.best for one in bench.benchmark.measures if one.name == score.measure)
-    line = {"": name, "items": f"{score.items:,}"}
-    if len(bench.benchmark.measures) > 1:
-        line["measure"] = score.measure
-    line["official"] = value_text(score.official, best)
-    line["strict"] = value_text(score.strict, best)
-    if score.strict_interval is not None:
-        low, high = score.strict_interval
-        line["strict"] += f" ({100 * low:.1f} to {100 * high:.1f})"
-    if score.left_out:
-        line["official"] += f" of {score.items - score.left_out:,}"
-    return line
-
-
 def _judge_text(judge: Mapping[str, Any]) -> str:
     """'gpt-5 at 127.0.0.1: 120 judgments, 2 errors'."""
     errors = f", {judge['errors']:,} errors" * bool(judge["errors"])
     return f"{judge['model']} at {judge['host']}: {judge['judgments']:,} judgments{errors}"
-
-
-def value_text(value: float | None, best: float) -> str:
-    """'61.3%', '3.20 of 5', or 'none'."""
-    if value is None:
-        return "none"
-    return f"{100 * value:.1f}%" if best == 1 else f"{value:.2f} of {best:g}"
 
 
 def listing() -> Sequence[Mapping[str, Any]]:
