@@ -54,7 +54,8 @@ def page_of(summary: Record, records: Sequence[Record], scores: Sequence[Record]
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" '
         f'content="{POLICY}"><meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>Answers about {len(_by_video(answers)):,} videos</title><style>{style}</style></head><body><main>"
-        f"{_head(summary, marked=bool(scores))}{_scores(scores) or _types(summary)}{_errors(records)}{videos}</main></body></html>\n"
+        f"{_head(summary, marked=bool(scores))}{_scores(scores) or _types(summary)}{_errors(records)}{videos}"
+        "</main></body></html>\n"
     )
 
 
