@@ -80,6 +80,7 @@ def test_without_a_terminal_events_are_lines(film: Path, capsys: pytest.CaptureF
     assert re.fullmatch(r"\[00:0[6-9]-00:1\d\]  over: was there a red heart\? \(\d+%\)", lines[1])
 
 
+@pytest.mark.slow
 def test_events_go_to_the_webhook(
     film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +159,7 @@ def test_killed_while_it_watches_nothing_told_is_lost(film: Path, tmp_path: Path
     assert {event["id"] for event in events} == ended, "each has ended"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", ["save", "append", "written"])
 def test_wherever_it_is_killed_a_notice_is_told_again_with_its_id(tmp_path: Path, at: str) -> None:
     """Each step of writing a notice down, cut off: what the next run finds has it, or it was told."""
@@ -187,6 +189,7 @@ def test_wherever_it_is_killed_a_notice_is_told_again_with_its_id(tmp_path: Path
         assert notice.key == noticed[0].key
 
 
+@pytest.mark.slow
 def test_kept_ones_can_be_changed_and_forgotten(film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     usual, short = AlertOptions(), heart_film(tmp_path / "short.mp4", times=((4, 8),), seconds=12)
     command, path = ["watch", str(short), *TINY, "--json", "--memory", str(tmp_path / "memory")], tmp_path / "memory"
@@ -209,6 +212,7 @@ def test_kept_ones_can_be_changed_and_forgotten(film: Path, tmp_path: Path, caps
     assert main([*command, "--forget-alerts"]) == 0
 
 
+@pytest.mark.slow
 def test_of_several_sources_each_event_says_which(
     film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

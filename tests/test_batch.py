@@ -362,6 +362,7 @@ def test_one_run_writes_at_a_time(tmp_path: Path) -> None:
 # The run ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_row_has_its_line_with_all_that_a_single_answer_has(
     folder: Path, answered: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -380,6 +381,7 @@ def test_every_row_has_its_line_with_all_that_a_single_answer_has(
         assert spans[0] == spans[1]
 
 
+@pytest.mark.slow
 def test_a_frame_is_encoded_once_and_none_after_the_last_question(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -66,6 +66,7 @@ def test_an_answer_is_known_once_it_was_shown_and_not_before(futures: tuple[Path
     assert {one["id"]: one["answer"] for one in read_lines(out)} == {row["id"]: row["answer"] for row in rows}
 
 
+@pytest.mark.slow
 def test_another_future_changes_no_bit_of_an_answer(
     futures: tuple[Path, World], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

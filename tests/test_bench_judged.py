@@ -64,12 +64,14 @@ def test_a_judge_that_reasons_is_asked_as_it_likes() -> None:
     assert "temperature" not in stub.requests[-1]
 
 
+@pytest.mark.slow
 def test_passing_trouble_is_waited_out() -> None:
     with judge(trouble={0: 500, 1: 503}) as stub:
         assert "yes" in Judge(stub.url, "stub").ask(prompt("red"))
     assert (len(stub.requests), len(stub.asked)) == (3, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stub", "hopeless", "sentence"),
     [
@@ -197,6 +199,7 @@ def test_a_judge_that_works_for_nobody_leaves_no_line(tmp_path: Path) -> None:
         assert len(have_judged(stub, tmp_path / "out.jsonl", PROMPTS).replies) == len(PROMPTS)
 
 
+@pytest.mark.slow
 def test_a_judge_that_goes_away_is_given_up_and_what_it_said_is_kept(tmp_path: Path) -> None:
     many = [prompt(str(number)) for number in range(100)]
     with judge(trouble=dict.fromkeys(range(10, 1000), 400)) as stub:

@@ -159,6 +159,7 @@ def test_ten_kills_stalls_and_restarts_lose_and_repeat_nothing(clips):
     print(f"stalls were noticed after {[round(seconds, 1) for seconds in noticed]} s, {len(watch.frames)} frames")
 
 
+@pytest.mark.slow
 def test_a_short_stall_is_no_break_and_no_loss(clips):
     with RtspServer(clips["long"]) as server, Watch(server.url()) as watch:
         watch.watches_for(0.5)
@@ -169,6 +170,7 @@ def test_a_short_stall_is_no_break_and_no_loss(clips):
     account(watch, breaks=0)
 
 
+@pytest.mark.slow
 def test_reordered_frames_come_in_order(clips):
     with RtspServer(clips["reordered"], codec="h265") as server, Watch(server.url()) as watch:
         watch.watches_for(1.5)
@@ -189,6 +191,7 @@ def test_udp_works(clips):
     assert watch.ingest.counters().received == watch.camera.decoded
 
 
+@pytest.mark.slow
 def test_frames_carry_the_wall_clock_over_breaks_and_resumed_runs(clips):
     yesterday = time.time() - 86_400
     with RtspServer(clips["short"]) as server, open_source(server.url(), max_side=160) as camera:
@@ -296,6 +299,7 @@ def test_a_wrong_password_is_told_but_never_shown(server_is, clips, capfd, caplo
 # Without a server
 
 
+@pytest.mark.slow
 def test_a_synthetic_camera_is_watched_in_its_own_time():
     with open_source(SYNTHETIC, max_side=160) as camera:
         assert (camera.is_live, camera.state, camera.decoded) == (True, "", 0)
@@ -321,6 +325,7 @@ def test_only_wanted_frames_are_converted(monkeypatch):
     assert (len(converted), camera.decoded) == (1, 6)
 
 
+@pytest.mark.slow
 def test_a_camera_that_gives_packets_but_no_pictures_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr("vstream.sources.camera.PICTURELESS_SECONDS", 0.5)
     camera = open_source(SYNTHETIC, max_side=160)

@@ -270,6 +270,7 @@ def test_a_source_that_fails_leaves_the_others_alone(
     assert re.fullmatch(r"vstream: @1 clock.mp4: the watching ended: could not write to the memory[^\n]+\n", said.err)
 
 
+@pytest.mark.slow
 def test_a_camera_is_asked_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
     (record,) = ask_json(capsys, CAMERA, "one?", *TINY, "--at", "2")
     assert record["source"] == CAMERA

@@ -105,6 +105,7 @@ def test_readonly_shows_what_is_there(folder):
         DiskTier.open_readonly(folder.parent / "none")
 
 
+@pytest.mark.slow
 def test_readonly_beside_a_writer_in_another_process(folder):
     code = f"""
 from pathlib import Path
@@ -331,6 +332,7 @@ def test_a_readonly_mount_can_be_looked_at_but_not_written(small_disk):
         assert raw(codec.decode(rows, torch.zeros(block.meta.num_tokens, dtype=torch.int64))) == raw(block.kv)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("largest", [4, 40, 400])
 def test_thousands_of_commits_at_the_edge_never_fill_the_map(tmp_path, largest):
     """Random sizes on a small map: freed pages always fit again, and now and then half of everything leaves."""

@@ -232,6 +232,7 @@ def test_the_samples_truth_covers_the_video():
     assert (SAMPLES / "sample.mp4").stat().st_size < 3e6
 
 
+@pytest.mark.slow
 def test_the_samples_cuts_are_where_the_truth_says():
     """Neighbouring frames differ much at every cut and nowhere else."""
     with av.open(str(SAMPLES / "sample.mp4")) as container:
@@ -316,6 +317,7 @@ def test_the_classifier_does_not_see_it_in_scrambled_pixels(embedded_model, samp
         assert embedded_model.look(scrambled).likely[:, right].sum(-1).max() < 0.5
 
 
+@pytest.mark.slow
 def test_batches_do_not_change_what_is_seen(embedded_model, sample):
     frames = sample[:10]
     with torch.inference_mode():
@@ -374,6 +376,7 @@ def test_a_frame_that_goes_on_is_the_last_digit_of_its_second(embedded_model, sa
     assert span.kinds[span.seconds == 9.5].tolist() == [TokenKind.TIMESTAMP]
 
 
+@pytest.mark.slow
 def test_no_frames_tokens_depend_on_later_ones(embedded_model, sample):
     """A question about the past sees no later frame: also not through the steadying of names."""
     frames = [Frame(float(index), frame.image) for index, frame in enumerate(sample[8:14])]
@@ -419,6 +422,7 @@ def test_features_instead_of_pictures_are_refused(embedded_model):
         embedded_model.encode([Frame(0.0, np.zeros((1, 576), dtype=np.float32))])
 
 
+@pytest.mark.slow
 def test_it_answers_from_what_it_sees(embedded_model, sample):
     """The answer follows the frames: another scene gives another answer to the same question."""
     cat, espresso = (frames_of(SCENES[index], sample)[:3] for index in (1, 0))
@@ -437,6 +441,7 @@ def test_it_says_when_things_were_and_what_was_not(embedded_model, sample):
     assert ask(embedded_model, sample, "Was there an elephant?").startswith("No")
 
 
+@pytest.mark.slow
 def test_without_its_training_it_does_not(embedded_model, sample):
     """Negative control: the same model without the shipped weights."""
     plain = EmbeddedAdapter(fetch.embedded_dir(), trained=False)

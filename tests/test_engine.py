@@ -155,6 +155,7 @@ def test_answers_decoded_together_are_those_decoded_alone() -> None:
     assert max(len(one) for one in ids) > 20
 
 
+@pytest.mark.slow
 def test_stop_strings_stop_their_own_answer_alone() -> None:
     unstopped = ids_alone(MIXED)
     text = RandomLlama().text(unstopped[1]).lstrip()
@@ -473,6 +474,7 @@ def test_a_cancelled_answer_frees_its_budget_within_a_round(engine: Engine) -> N
     assert waiting in [reserved.answer for reserved in session._running]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rounds", range(1, 10))
 def test_a_cancelled_answer_frees_its_tensors(engine: Engine, rounds: int) -> None:
     """Wherever it was: from the first piece of its prefill to its tokens."""
@@ -499,6 +501,7 @@ def test_an_answer_holds_a_cache_while_it_runs(engine: Engine) -> None:
     assert len(live_caches(before)) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("close_engine", [False, True])
 def test_a_session_closed_in_the_middle_of_an_answer_leaves_nothing_to_do(engine: Engine, close_engine: bool) -> None:
     """The worker would else go round for ever, and the answer's tensors stay."""

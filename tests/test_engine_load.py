@@ -452,6 +452,7 @@ def open_all(engine: Engine, config: Config, folders: list[Path]) -> None:
         engine.open(ListSource(FRAMES[:20]), config=config, memory=folder)
 
 
+@pytest.mark.slow
 def test_opening_while_the_engine_closes(tmp_path: Path) -> None:
     """Whoever is first: what was opened is closed, and who comes too late is told so."""
     config = small_config(disk_bytes=64 * MIB)

@@ -110,6 +110,7 @@ def test_every_family_that_is_served_is_tried_here() -> None:
     assert set(INPUTS) == set(FAMILIES), "a family without a function in tests/family_inputs.py, or the reverse"
 
 
+@pytest.mark.slow
 @shapes
 def test_streaming_equals_the_stock_forward(
     case: Case, size: tuple[int, int], count: int, record_property: Callable[[str, object], None]

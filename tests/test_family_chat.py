@@ -76,6 +76,7 @@ def answer_logits(session: Session, **question: Any) -> Tensor:
     return logits
 
 
+@pytest.mark.slow
 def test_a_dialogue_equals_the_stock_forward(folder: Path, adapter: Any) -> None:
     frames = pictures(5)
     session = watched(adapter, frames, window_tokens=2048, dialogue=True)
@@ -88,6 +89,7 @@ def test_a_dialogue_equals_the_stock_forward(folder: Path, adapter: Any) -> None
     assert difference(other[-1], expected[-1]) > 1e-2, "what was said before matters"
 
 
+@pytest.mark.slow
 def test_a_system_prompt_is_in_the_sink(folder: Path, adapter: Any) -> None:
     other: Any = load_adapter(str(folder), device="cpu", system=SYSTEM)
     assert SYSTEM in other.turn.before_video

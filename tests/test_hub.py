@@ -175,6 +175,7 @@ def test_ids_are_no_paths(hub: Hub) -> None:
             hub.delete(wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage", ["{", '{"title": 5}', '{"created": "x"}', '{"created": 5}', '{"fps": "a"}', '{"kept": "x"}', "[]"]
 )

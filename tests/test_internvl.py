@@ -37,6 +37,7 @@ def tiny(folder: Path) -> InternVLAdapter:
     return adapter
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_the_time_stands_where_the_family_has_the_frames_number(tiny: InternVLAdapter) -> None:
     frame = Frame(67.5, np.zeros((30, 40, 3), np.uint8))

@@ -29,6 +29,7 @@ def test_questions_are_limited() -> None:
             assert page.status_code == 200, "and so are other clients"
 
 
+@pytest.mark.slow
 def test_requests_are_limited_pictures_and_the_page_less() -> None:
     limits = Limits(requests_per_second=2, pictures_per_second=5, page_per_second=8)
     with served(limits) as (client, _, _):

@@ -91,6 +91,7 @@ def test_the_turn_is_the_templates(tiny: LlavaNextVideoAdapter) -> None:
     assert span.kinds.tolist() == time + [TokenKind.VISION] * P + [TokenKind.MARKER]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_template", [False, True], ids=["tokenizer", "template"])
 def test_a_text_begins_once_with_the_tokenizers_first_token(folder: Path, in_template: bool) -> None:
     """As Vicuna's and Llama 3's do: the first puts it before every text, the second also has it in its template."""

@@ -348,6 +348,7 @@ def test_templates_of_another_form_are_refused(rendered: str) -> None:
         cut_turn(rendered, "<video>")
 
 
+@pytest.mark.slow
 def test_the_processors_template_comes_before_the_tokenizers(folder: Path) -> None:
     def before_video() -> str:
         return LlavaOnevisionAdapter(Checkpoint(folder, "tiny")).turn.before_video
@@ -595,6 +596,7 @@ def test_the_sample_is_watched_and_asked_about(tiny: LlavaOnevisionAdapter) -> N
     assert answers[1].frames.encoded > 70
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_a_folder(
     folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

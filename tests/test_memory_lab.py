@@ -28,6 +28,7 @@ def outcome(marked: list[Marked], preset: str = "default") -> Outcome:
     return Outcome(preset, 1.0, 2.0 * 2**20, tuple(replace(one, preset=preset) for one in marked))
 
 
+@pytest.mark.slow
 def test_a_task_has_needles_of_all_ages_and_questions_of_the_present() -> None:
     task = make_task(0, 400, seed=3, needles=6)
     ages = sorted({age_of(one) for one in task.asked if one.type not in PRESENT and one.evidence})
@@ -107,6 +108,7 @@ def test_json_is_the_last_line() -> None:
     assert said[0].startswith("| preset |")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_a_valid_configuration(name: str) -> None:
     adapter = load_adapter("tiny")

@@ -184,6 +184,7 @@ def test_a_commit_does_not_cost_more_among_more_blocks():
     assert many < 1.1 * few
 
 
+@pytest.mark.slow
 def test_the_count_notices_a_walk_over_all_blocks():
     few, many = (work_per_commit(PlainPyramid, count)[0] for count in (30, 120))
     assert many > 2 * few

@@ -32,6 +32,7 @@ def memory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_spans_are_the_blocks_and_the_last_answers_evidence(memory: Path) -> None:
     spans = memory_spans(memory)
     found = memory_info(memory)

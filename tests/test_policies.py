@@ -377,6 +377,7 @@ def condensed(policy: str, **settings: Any) -> Session:
     return session
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("selection", ["shared", "per-layer"])
 @pytest.mark.parametrize("policy", ["quest", "prototypes"])
 def test_bounds_and_prototypes_are_those_of_the_tokens_that_are_left(policy: str, selection: str) -> None:
@@ -477,6 +478,7 @@ def test_blocks_that_another_policy_made_larger_are_counted_as_they_are(tmp_path
 # Questions ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", sorted(RETRIEVERS))
 def test_what_comes_later_has_no_part_in_the_past(policy: str) -> None:
     """Asked about 20.0 s, in the middle of a block: later frames do not matter, earlier ones do."""

@@ -243,6 +243,7 @@ def test_a_socket_takes_pictures_at_their_times_and_tells_what_came(served: Serv
     assert stream.state == "watching"  # the socket was closed, the stream was not
 
 
+@pytest.mark.slow
 def test_pictures_without_a_time_have_that_of_their_coming(served: Served, stream_id: str) -> None:
     stream = served.hub.stream(stream_id)
     with socket_to(served, stream_id) as socket:

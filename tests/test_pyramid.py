@@ -279,6 +279,7 @@ def test_without_a_share_there_is_no_digest(home, monkeypatch):
         assert {meta.level for meta in store.metas()} == {SINK, DETAIL, GIST}
 
 
+@pytest.mark.slow
 @homes
 def test_every_level_has_its_codec(home, monkeypatch):
     """What is condensed is what was stored, and is stored anew by the codec of where it goes."""
@@ -316,6 +317,7 @@ def read_back(store, block):
     return store.codecs[block.meta.codec].round_trip(block.kv, lead_tokens(block.meta.seconds))
 
 
+@pytest.mark.slow
 @homes
 def test_all_levels_overflow(home, monkeypatch):
     """What the test above relies on: its budgets are small enough for demotion and merging to happen."""
@@ -374,6 +376,7 @@ def twice(home):
         return ids, metas, raw(store.gather(ids)), raw(rows), [store.picture(i) for i in ids], pyramid.counts
 
 
+@pytest.mark.slow
 @homes
 def test_the_same_input_gives_the_same_blocks(home):
     first, second = twice(home), twice(home)
@@ -413,6 +416,7 @@ def failing_state():
     raise OSError("no state")
 
 
+@pytest.mark.slow
 @homes
 @pytest.mark.parametrize("refused", ["store", "state"])
 def test_a_refused_commit_changes_nothing(home, refused, monkeypatch):
@@ -522,6 +526,7 @@ def watched_by(consolidation, store, commits=120, window=2):
     return pyramid, [meta for meta in store.metas() if meta.level != SINK]
 
 
+@pytest.mark.slow
 @homes
 @pytest.mark.parametrize("consolidation", CONSOLIDATIONS)
 def test_every_consolidation_stays_within_budget_and_counts_what_it_drops(home, consolidation):

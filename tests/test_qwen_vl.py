@@ -138,6 +138,7 @@ def test_processors_that_do_not_say_enough_are_refused(changes: dict[str, Any], 
         PatchSpec.from_config({**PROCESSOR, **changes})
 
 
+@pytest.mark.slow
 def test_max_pixels_lowers_the_tokens_of_a_frame(folders: dict[str, Path]) -> None:
     whole, few = load(folders["qwen2_vl"]), load(folders["qwen2_vl"], max_pixels=6 * 28**2)
     frames = pictures(2, (300, 400))
@@ -163,6 +164,7 @@ def test_a_stream_has_at_most_768_tokens_a_frame_unless_told(folder: Path) -> No
 # --- checkpoints --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl"])
 def test_the_hubs_flat_configurations_are_read(folders: dict[str, Path], tmp_path: Path, family: str) -> None:
     """The families' repositories have what belongs to the text beside all else."""
@@ -186,6 +188,7 @@ def test_a_vision_tower_of_other_patches_is_refused(folder: Path) -> None:
         load(folder)
 
 
+@pytest.mark.slow
 def test_marks_stand_around_each_grid_and_not_around_the_video(adapter: QwenVlAdapter) -> None:
     assert adapter.turn.before_video.endswith("user\n")
     assert adapter.turn.before_question == ""

@@ -199,6 +199,7 @@ def take_away(writer: Session, ids: set[int]) -> None:
     store.commit([], sorted(ids & store.entries.keys()), store.state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", range(1, 6))
 def test_an_answer_begins_again_where_blocks_go_between_two_pieces(
     both: tuple[Session, Session], steps: int, monkeypatch: pytest.MonkeyPatch

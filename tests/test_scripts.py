@@ -173,6 +173,7 @@ def test_a_wrong_import_is_noticed() -> None:
     assert wrong_imports("kernels", "import torch\nimport vstream.kernels.reference") == []
 
 
+@pytest.mark.slow
 def test_kernels_and_memory_import_with_torch_alone() -> None:
     run_python(
         "import importlib, pkgutil, sys, vstream.kernels, vstream.memory\n"

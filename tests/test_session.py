@@ -65,6 +65,7 @@ def persistent(folder: Path, frames: Any, adapter: RandomLlama | None = None, **
 # Resuming (invariants 8 and 9) ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clips_before_stop", [1, 3, 7, 12])
 @pytest.mark.parametrize("disk_mib", [2, 64])
 def test_a_resumed_stream_is_bit_identical(tmp_path: Path, clips_before_stop: int, disk_mib: int) -> None:
@@ -192,6 +193,7 @@ def test_a_memory_may_be_searched_by_any_policy(tmp_path: Path, policy: str) -> 
 # Determinism (invariant 9) and bounds (invariant 6) ----------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("selection", ["shared", "per-layer"])
 def test_same_input_same_everything(selection: str) -> None:
     frames = feature_frames(400)
@@ -287,6 +289,7 @@ def test_what_is_behind_the_window_reaches_an_answer_through_memory_alone() -> N
     assert torch.equal(hidden_of_question(frames, **nothing), hidden_of_question(changed, **nothing))
 
 
+@pytest.mark.slow
 def test_digests_are_brought_back_beside_detail() -> None:
     session = watched(RandomLlama(), feature_frames(400), host_bytes=MIB, retrieve_tokens=2048, gist_tokens=0)
     digests = {meta.id for meta in session.memory.store.metas() if meta.level == DIGEST}
@@ -395,6 +398,7 @@ PAST += [pytest.param(at, "none", marks=pytest.mark.slow) for at in (0.5, 1.0, 7
 PAST += [pytest.param(at, "int4", marks=pytest.mark.slow) for at in (0.5, 8.0)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("at", "codec"), PAST)
 def test_a_question_about_the_past_sees_nothing_later(at: float, codec: CodecName) -> None:
     frames = feature_frames(40)

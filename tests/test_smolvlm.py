@@ -121,6 +121,7 @@ def test_processors_of_another_form_are_refused(change: dict[str, Any], sentence
         PictureSpec.from_config({**STEPS, **change})
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_black_frames_do_not_vanish(folder: Path) -> None:
     """Without normalisation a black frame is all zero, which the stock model takes for padding and drops."""
@@ -177,6 +178,7 @@ def test_a_template_without_videos_is_cut_at_an_image(tiny: Idefics3Adapter, che
     assert tiny.turn.after_question == "<end_of_utterance>\nAssistant:"
 
 
+@pytest.mark.slow
 def test_a_template_of_smolvlm2_without_videos_is_the_processors(folder: Path) -> None:
     """Earlier repositories have such a one; transformers' processor puts its own in its place. Idefics3's has none."""
     template = "{% for part in messages[0]['content'] %}{{ part['text'] or 'Mine: <image>' }}{% endfor %}"

@@ -272,6 +272,7 @@ def test_what_comes_later_changes_no_score(engine: Engine) -> None:
     assert one[7] != other[7], "negative control"
 
 
+@pytest.mark.slow
 def test_the_same_stream_gives_the_same_events_whoever_else_asks(engine: Engine) -> None:
     alone, among = opened(engine), opened(engine)
     one = alone.alert(IS_HEART)
@@ -293,6 +294,7 @@ def kept(session: Session) -> dict[int, torch.Tensor]:
     return {meta.id: store.gather([meta.id]) for meta in store.metas()}
 
 
+@pytest.mark.slow
 def test_looking_changes_nothing_that_is_remembered_or_answered(engine: Engine) -> None:
     plain, looked = opened(engine), opened(engine)
     for uses_memory in (False, True):

@@ -143,6 +143,7 @@ class Walk:
             assert raw(rows) == raw(torch.stack([block.representative for block in in_order], 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "codecs"), [(1, ["none"]), (2, [*CODECS]), (3, ["int4"])])
 @pytest.mark.parametrize("name", BUDGETS)
 def test_random_walk_agrees_with_a_dictionary(name, seed, codecs, tmp_path):

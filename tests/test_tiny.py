@@ -237,6 +237,7 @@ def weights(run: Run) -> dict[str, Tensor]:
     return {name: one.clone() for name, one in run.model.state_dict().items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", ["symbols", "sight"])
 def test_a_stopped_run_goes_on_as_if_it_had_not(tmp_path, small, phase):
     whole, stopped = Run(phase, tmp_path / "whole"), Run(phase, tmp_path / "stopped")
@@ -255,6 +256,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(tmp_path, small, phase):
     assert all(train_tiny.is_visual(name) == (phase == "sight") for name in changed)
 
 
+@pytest.mark.slow
 def test_the_joint_phase_begins_with_the_other_two_and_its_export_is_served(tmp_path, small):
     parts = {phase: Run(phase, tmp_path) for phase in ("symbols", "sight")}
     for part in parts.values():

@@ -62,6 +62,7 @@ def test_the_loss_is_on_answers_alone(adapter):
     assert [int(own.sum()) for own in packed.answers_of()] == [len(adapter.tokens.ids(one.answer)) + 1 for one in ASKED]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", [0, 1], ids=["natural", "world"])
 def test_stories_know_which_frames_get_a_line(adapter, tmp_path, monkeypatch, source):
     """The times that answers give are those that the model can read: where the adapter writes a line."""
