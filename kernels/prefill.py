@@ -10,15 +10,8 @@ No kernel of our own: the best of a library that fits. None needs the mask of n 
 | CPU | torch's flash attention, twice | it is causal only for n x n: the past apart, and merged |
 
 FlexAttention does the same as `causal_lower_right` once compiled, and is compiled again for other sizes: of use only
-where masks are not plain. On one thread of an AMD EPYC, milliseconds for one layer in float32, and `mask` what making
-the mask takes (it has n * N bytes):
-
-| heads, D, n, past | sdpa with a mask | mask | here |
-| --- | --- | --- | --- |
-| 9/3, 64, 64, 500 | 2.4 | 0.1 | 1.9 |
-| 9/3, 64, 200, 2,000 | 26.7 | 0.5 | 17.4 |
-| 9/3, 64, 800, 8,000 | 315 | 11.8 | 238 |
-| 28/4, 128, 200, 8,000 | 571 | 1.5 | 316 |
+where masks are not plain. On a CPU with one thread, 9/3 heads of 64 channels in float32, 64 tokens behind 500 took
+1.7 ms a layer where sdpa with a mask took 2.1, 200 behind 2,000 17 and 21 (`scripts/bench_kernels.py --quick`).
 
 Where sdpa has no such backend, it makes the mask itself. This module knows nothing of frames or caches.
 """
